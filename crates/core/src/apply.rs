@@ -1,0 +1,129 @@
+//! Doing a step and reading it back.
+
+use core::fmt::{self, Write as _};
+
+use heapless::String;
+
+use crate::PATH_MAX;
+use crate::facts::{CGROUP_ROOT, read_text};
+use crate::kernel::{Errno, Kernel, Result};
+use crate::plan::Step;
+use crate::record::{Note, Outcome, Record, refusal};
+
+/// Does one step and notes it; whether the kernel shows what was wanted.
+pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> bool {
+    match *step {
+        Step::Cgroup { path } => cgroup(kernel, record, path),
+        Step::Enable { path, controller } => enable(kernel, record, path, controller),
+        Step::Write { path, knob, value, .. } => match knob_path(path, knob) {
+            Ok(file) => write(kernel, record, "limit", &file, value),
+            Err(errno) => failed(kernel, record, "limit", path, errno),
+        },
+    }
+}
+
+/// The file of a knob.
+pub fn knob_path(cgroup: &str, knob: &str) -> Result<String<PATH_MAX>> {
+    let mut path = String::new();
+    write!(path, "{CGROUP_ROOT}{cgroup}/{knob}").map_err(|_| Errno::NAMETOOLONG)?;
+    Ok(path)
+}
+
+fn cgroup<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str) -> bool {
+    let mut full: String<PATH_MAX> = String::new();
+    let made = match write!(full, "{CGROUP_ROOT}{path}") {
+        Ok(()) => kernel.mkdir(&full),
+        Err(_) => Err(Errno::NAMETOOLONG),
+    };
+    match made {
+        Ok(()) | Err(Errno::EXIST) => noted(kernel, record, "cgroup", &full, Outcome::Agrees, ""),
+        Err(errno) => failed(kernel, record, "cgroup", path, errno),
+    }
+}
+
+fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str, controller: &str) -> bool {
+    let file = match knob_path(path, "cgroup.subtree_control") {
+        Ok(file) => file,
+        Err(errno) => return failed(kernel, record, "controller", path, errno),
+    };
+    let mut word: String<16> = String::new();
+    let _ = write!(word, "+{controller}");
+    let refused = kernel.write(&file, word.as_bytes()).err();
+    let mut buf = [0; 256];
+    let enabled = read_text(kernel, &file, &mut buf)
+        .split_ascii_whitespace()
+        .any(|name| name == controller);
+    let reason = refused.map(refusal).unwrap_or_default();
+    record.note(
+        kernel,
+        &Note {
+            step: "controller",
+            target: &file,
+            wanted: format_args!("{word}"),
+            found: format_args!("{}", if enabled { controller } else { &reason }),
+            outcome: if enabled { Outcome::Agrees } else { Outcome::Failed },
+        },
+    );
+    enabled
+}
+
+/// Writes a knob and reads it back.
+pub fn write<K: Kernel>(
+    kernel: &mut K,
+    record: &mut Record,
+    step: &str,
+    file: &str,
+    value: impl fmt::Display,
+) -> bool {
+    let mut wanted: String<24> = String::new();
+    let _ = write!(wanted, "{value}");
+    let refused = kernel.write(file, wanted.as_bytes()).err();
+    if refused == Some(Errno::NOENT) && file.ends_with("/memory.swap.max") {
+        // A kernel without swap has no swap to limit; systemd tolerates it too.
+        return noted(kernel, record, step, file, Outcome::Skipped, "no swap accounting");
+    }
+    let shown = shows(kernel, file);
+    let agrees = shown == wanted;
+    let (outcome, found) = match refused {
+        _ if agrees => (Outcome::Agrees, shown),
+        Some(errno) => (Outcome::Failed, refusal(errno)),
+        None => (Outcome::Differs, shown),
+    };
+    let (wanted, found) = (format_args!("{wanted}"), format_args!("{found}"));
+    record.note(kernel, &Note { step, target: file, wanted, found, outcome });
+    agrees
+}
+
+/// What a knob shows, without the newline; empty where it can't be read.
+pub fn shows<K: Kernel>(kernel: &mut K, file: &str) -> String<32> {
+    let mut buf = [0; 32];
+    let mut shown = String::new();
+    let _ = shown.push_str(read_text(kernel, file, &mut buf).trim_end());
+    shown
+}
+
+/// Notes a refusal; false.
+pub fn failed<K: Kernel>(
+    kernel: &mut K,
+    record: &mut Record,
+    step: &str,
+    target: &str,
+    errno: Errno,
+) -> bool {
+    noted(kernel, record, step, target, Outcome::Failed, &refusal(errno));
+    false
+}
+
+/// Notes an outcome that has no value; true.
+pub fn noted<K: Kernel>(
+    kernel: &mut K,
+    record: &mut Record,
+    step: &str,
+    target: &str,
+    outcome: Outcome,
+    found: &str,
+) -> bool {
+    let (wanted, found) = (format_args!(""), format_args!("{found}"));
+    record.note(kernel, &Note { step, target, wanted, found, outcome });
+    true
+}

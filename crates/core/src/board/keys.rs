@@ -1,0 +1,274 @@
+//! The table of keys: what a board file may hold, and what boards/README.md
+//! says of it.
+
+use super::json::Shape;
+use super::text;
+use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
+
+/// What the value of a key must be.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// An object with keys of its own.
+    Object,
+    /// An array of at most so many.
+    Array(usize),
+    /// true or false.
+    Boolean,
+    /// A whole number between two, both included.
+    Integer(i32, i32),
+    /// A word, or a whole number between two, both included.
+    WordOrInteger(&'static str, i32, i32),
+    /// A number from 0 to below 1.
+    Fraction,
+    /// A string that the function accepts.
+    Text(fn(&str) -> bool),
+}
+
+/// A key of the board file.
+pub struct Key {
+    /// Names from the top, joined by dots; `[]` stands for any element.
+    pub path: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+    /// The same in words.
+    pub range: &'static str,
+}
+
+/// What the table in boards/README.md says besides. Apart from [`Key`], so that
+/// the target's binary goes without it.
+pub struct Doc {
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// Value where the key is left out, as JSON; or words in parentheses.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+impl Kind {
+    /// The JSON type in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array(_) => "array",
+            Self::Boolean => "boolean",
+            Self::Integer(..) => "integer",
+            Self::WordOrInteger(..) => "string or integer",
+            Self::Fraction => "number",
+            Self::Text(_) => "string",
+        }
+    }
+
+    /// Whether a value of this shape can be decoded at all.
+    pub(super) fn fits(self, shape: Shape) -> bool {
+        match self {
+            Self::Object => shape == Shape::Object,
+            Self::Array(_) => shape == Shape::Array,
+            Self::Boolean => shape == Shape::Boolean,
+            Self::Integer(..) | Self::Fraction => shape == Shape::Number,
+            Self::WordOrInteger(..) => matches!(shape, Shape::Number | Shape::String),
+            Self::Text(_) => shape == Shape::String,
+        }
+    }
+
+    /// Whether a value that fits may be `raw`, a string with its quotes.
+    pub(super) fn accepts(self, raw: &str) -> bool {
+        match self {
+            Self::Object | Self::Array(_) | Self::Boolean => true,
+            Self::Integer(min, max) => text::integer(raw, min, max).is_some(),
+            Self::WordOrInteger(word, min, max) => {
+                unquoted(raw) == Some(word) || text::integer(raw, min, max).is_some()
+            }
+            Self::Fraction => text::billionths(raw).is_some(),
+            Self::Text(accepts) => unquoted(raw).is_some_and(accepts),
+        }
+    }
+}
+
+/// The text between the quotes.
+pub(super) fn unquoted(raw: &str) -> Option<&str> {
+    raw.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// Place in [`KEYS`] of the key at a path whose elements are numbered.
+pub(super) fn find(path: &str) -> Option<usize> {
+    KEYS.iter().position(|key| matches(key.path, path.as_bytes()))
+}
+
+fn matches(pattern: &str, path: &[u8]) -> bool {
+    let mut at = 0;
+    for byte in pattern.bytes() {
+        while byte == b']' && path.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
+        }
+        if path.get(at) != Some(&byte) {
+            return false;
+        }
+        at += 1;
+    }
+    at == path.len()
+}
+
+const SCORE: Kind = Kind::Integer(-1000, 1000);
+const SCORE_RANGE: &str = "-1000 to 1000";
+/// PID_MAX_LIMIT of a 64-bit kernel.
+const PIDS_MAX: i32 = 4 << 20;
+
+const LIMIT: Kind = Kind::Text(|text| text::limit(text).is_some());
+const CEILING: Kind = Kind::Text(|text| text::ceiling(text).is_some());
+const FALLBACK: Kind = Kind::Text(|text| text::fallback(text).is_some());
+const SIZE: Kind = Kind::Text(|text| text::size(text).is_some());
+const SOME_SIZE: Kind = Kind::Text(|text| text::some_size(text).is_some());
+const UUID: Kind = Kind::Text(|text| text::uuid(text).is_some());
+const INIT: Kind = Kind::Text(|text| text == "none" || text::is_path(text));
+
+const LIMIT_RANGE: &str = "`N%` (up to 2 decimals), `N‰`, `N‱` up to 100 %, a size such as `1.5G` (B K M G T P E), or `infinity`";
+const CEILING_RANGE: &str = "above 0: `N%` (up to 2 decimals), `N‰`, `N‱` up to 100 %, a size such as `1.5G` (B K M G T P E), or `infinity`";
+const FALLBACK_RANGE: &str = "above 0: `N%` (up to 2 decimals), `N‰`, `N‱` up to 100 %, or a size such as `1.5G` (B K M G T P E)";
+const SIZE_RANGE: &str = "a whole number and kB, KiB, MB, MiB, GB, GiB, TB or TiB";
+const SOME_SIZE_RANGE: &str = "above 0: a whole number and kB, KiB, MB, MiB, GB, GiB, TB or TiB";
+const FRACTION_RANGE: &str = "0 to below 1, up to nine decimals";
+const UUID_RANGE: &str = "a UUID such as `c36a70ca-8827-4e0e-977e-7179ccfe0e65`, not all zeros";
+const CGROUP_RANGE: &str =
+    "a path such as `/system.slice` of at most 128 bytes; not `/`, not `/plimsoll` or below";
+
+/// Two tables from one list, so that they can't differ in length.
+macro_rules! keys {
+    ($($path:literal, $kind:expr, $range:expr, $unit:literal, $default:literal, $meaning:literal;)*) => {
+        /// The keys that are known.
+        pub static KEYS: &[Key] = &[$(Key { path: $path, kind: $kind, range: $range }),*];
+        /// What is to be said of each of [`KEYS`], in the same order.
+        pub static DOCS: &[Doc] = &[$(Doc { unit: $unit, default: $default, meaning: $meaning }),*];
+    };
+}
+
+keys! {
+    "name", Kind::Text(text::is_name), "1 to 55 bytes", "", "(none)",
+        "Name of the board.";
+    "qm", Kind::Object, "an object", "", "(all defaults)",
+        "The QM partition.";
+    "qm.memory_limit", Kind::Object, "an object", "", "(all defaults)",
+        "Limits on QM's memory, in the syntax of systemd's MemoryMax=.";
+    "qm.memory_limit.max", CEILING, CEILING_RANGE, "% of MemTotal, or bytes", "(qm.fallback_max)",
+        "memory.max: QM is OOM-killed at it. No limit only where `infinity` is written; automotive-image-builder's default is `infinity`.";
+    "qm.memory_limit.high", CEILING, CEILING_RANGE, "% of MemTotal, or bytes", "\"infinity\"",
+        "memory.high: above it QM is throttled and reclaimed. Not above `max`.";
+    "qm.memory_limit.min", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
+        "memory.min of QM.";
+    "qm.memory_limit.low", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
+        "memory.low of QM.";
+    "qm.memory_limit.swap_max", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
+        "memory.swap.max. The default is qm.container's MemorySwapMax=0.";
+    "qm.cpu_weight", Kind::WordOrInteger("idle", 1, 10_000), "`idle`, or 1 to 10000", "share among siblings", "\"idle\"",
+        "cpu.idle or cpu.weight.";
+    "qm.cgroup", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "\"/qm.service\"",
+        "QM's cgroup, below the cgroup2 mount. Neither in nor above a host cgroup.";
+    "qm.oom_group", Kind::Boolean, "true or false", "", "true",
+        "memory.oom.group: an OOM kill ends all of QM, not a part of it.";
+    "qm.pids_max", Kind::WordOrInteger("max", 1, PIDS_MAX), "`max`, or 1 to 4194304", "tasks", "4096",
+        "pids.max. The default stops a fork bomb long before the kernel's 32768 PIDs are gone, and is many times what a container of services needs.";
+    "qm.oom_score_adj", Kind::Integer(0, 1000), "0 to 1000", "OOM score", "500",
+        "oom_score_adj of QM's processes. Below 0 the OOM killer would spare QM before others; at -1000 not even QM's own limit could end it.";
+    "qm.fallback_max", FALLBACK, FALLBACK_RANGE, "% of MemTotal, or bytes", "\"25%\"",
+        "memory.max of QM where the wanted limits can't be had or the board file is refused.";
+    "qm.on_limit_failure", Kind::Text(|text| matches!(text, "fallback" | "hold")), "`fallback` or `hold`", "", "\"fallback\"",
+        "Where the kernel refuses one of QM's limits: start QM under `fallback_max`, or not at all.";
+    "image", Kind::Object, "an object", "", "(all defaults)",
+        "What concerns the whole image.";
+    "image.enable_oom_protection", Kind::Boolean, "true or false", "", "true",
+        "Whether host processes get `host.oom_score_adj`.";
+    "image.enable_reclaim_protection", Kind::Boolean, "true or false", "", "true",
+        "Whether the host's cgroups get `cg_memory_min`.";
+    "image.cg_memory_min", SOME_SIZE, SOME_SIZE_RANGE, "bytes", "\"64 MiB\"",
+        "memory.min of each of the host's cgroups.";
+    "image.image_size", SOME_SIZE, SOME_SIZE_RANGE, "bytes", "\"8 GiB\"",
+        "Size of the disk image.";
+    "image.partitions", Kind::Object, "an object", "", "(none)",
+        "Partitions besides the root's.";
+    "image.partitions.var", Kind::Object, "an object", "", "(none)",
+        "The partition for /var. Only its size counts here: with that of `var_qm` it must leave room for the root.";
+    "image.partitions.var.relative_size", Kind::Fraction, FRACTION_RANGE, "fraction of image_size", "0",
+        "Its size; 0 is no partition. Not together with `size`.";
+    "image.partitions.var.size", SIZE, SIZE_RANGE, "bytes", "(none)",
+        "Its size; 0 is no partition.";
+    "image.partitions.var_qm", Kind::Object, "an object", "", "(none)",
+        "The partition for /var/qm. Left out, QM has none; given, it needs one of `relative_size`, `size` and `external`. What is given of `uuid`, `fs_uuid` and `label` must match all together; without any it is found by the GPT type qm_var.";
+    "image.partitions.var_qm.relative_size", Kind::Fraction, FRACTION_RANGE, "fraction of image_size", "(none)",
+        "Its size; 0 is no partition. Not together with `size` or `external`.";
+    "image.partitions.var_qm.size", SIZE, SIZE_RANGE, "bytes", "(none)",
+        "Its size; 0 is no partition. Not together with `external`.";
+    "image.partitions.var_qm.external", Kind::Boolean, "true or false", "", "false",
+        "It is on a device of its own: found and mounted, but not made in the image.";
+    "image.partitions.var_qm.uuid", UUID, UUID_RANGE, "", "(any)",
+        "UUID of the GPT entry.";
+    "image.partitions.var_qm.fs_uuid", UUID, UUID_RANGE, "", "(any)",
+        "UUID in the file system's superblock.";
+    "image.partitions.var_qm.label", Kind::Text(text::is_label), "1 to 36 UTF-16 units; more than 16 bytes only the name of a GPT entry can have", "", "(any)",
+        "Label of the file system or name of the GPT entry.";
+    "image.partitions.var_qm.fstype", Kind::Text(|text| text == "ext4"), "`ext4`", "", "\"ext4\"",
+        "File system.";
+    "image.partitions.var_qm.options", Kind::Text(text::is_options), "mount options of at most 128 bytes without blanks; not dev, suid, remount, bind, rbind, move", "", "\"\"",
+        "Mount options besides nodev and nosuid, which are always set.";
+    "image.partitions.var_qm.wait_secs", Kind::Integer(0, 30), "0 to 30", "seconds", "5",
+        "How long to wait for the device.";
+    "image.partitions.var_qm.on_failure", Kind::Text(|text| matches!(text, "hold" | "start")), "`hold` or `start`", "", "\"hold\"",
+        "Where the partition can't be mounted: don't start QM, or start it on the root file system.";
+    "host", Kind::Object, "an object", "", "(all defaults)",
+        "The host side.";
+    "host.cgroups", Kind::Array(HOST_CGROUPS_MAX), "at most 8 paths", "", "[\"/system.slice\", \"/user.slice\"]",
+        "The host's cgroups.";
+    "host.cgroups[]", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "(an element)",
+        "A cgroup, below the cgroup2 mount.";
+    "host.oom_score_adj", SCORE, SCORE_RANGE, "OOM score", "-1000",
+        "oom_score_adj of host processes.";
+    "mend_drift", Kind::Boolean, "true or false", "", "true",
+        "Whether a limit that was changed by others is written again, or only reported.";
+    "modules", Kind::Array(MODULES_MAX), "at most 48 strings", "", "[]",
+        "Kernel modules in the order to load, dependencies first.";
+    "modules[]", Kind::Text(text::is_module), "a name such as `virtio_blk`, with underscores, or an absolute path", "", "(an element)",
+        "A module, looked for under /lib/modules. Only one that modules.builtin names may be missing in the image.";
+    "handoff", Kind::Object, "an object", "", "(all defaults)",
+        "What PID 1 becomes.";
+    "handoff.init", INIT, "an absolute path, or `none`", "", "\"/sbin/init\"",
+        "The next init. With `none`, or where it can't be run, plimsoll stays PID 1.";
+    "handoff.oom_score_adj", SCORE, SCORE_RANGE, "OOM score", "0",
+        "oom_score_adj of PID 1 after the handoff.";
+    "payloads", Kind::Array(PAYLOADS_MAX), "at most 8 objects", "", "[]",
+        "What plimsoll runs itself where it stays PID 1.";
+    "payloads[]", Kind::Object, "an object", "", "(an element)",
+        "One program.";
+    "payloads[].name", Kind::Text(text::is_payload), "1 to 55 of letters, digits, '-' and '_'; once in the file", "", "(required)",
+        "Name of its cgroup, below its side's.";
+    "payloads[].side", Kind::Text(|text| matches!(text, "host" | "qm")), "`host` or `qm`", "", "(required)",
+        "Whose it is.";
+    "payloads[].command", Kind::Array(COMMAND_WORDS_MAX), "1 to 16 strings, the first an absolute path", "", "(required)",
+        "Program and arguments.";
+    "payloads[].command[]", Kind::Text(text::is_word), "at most 255 bytes", "", "(an element)",
+        "A word of it.";
+    "payloads[].oom_score_adj", SCORE, "-1000 to 1000, on the QM side 0 to 1000", "OOM score", "(the side's)",
+        "oom_score_adj of its processes.";
+    "payloads[].restart", Kind::Text(|text| matches!(text, "no" | "on-failure" | "always")), "`no`, `on-failure` or `always`", "", "\"no\"",
+        "When it is started again: never, after a status other than 0 or a signal, whatever its end was.";
+    "payloads[].restart_max", Kind::Integer(0, 60), "0 to 60", "restarts in any 60 seconds", "10",
+        "Restarts allowed.";
+}
+
+// What was seen of an object is one word of bits.
+const _: () = assert!(KEYS.len() <= u64::BITS as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::{KEYS, find};
+
+    #[test]
+    fn every_key_is_found_and_nothing_else() {
+        for (at, key) in KEYS.iter().enumerate() {
+            assert_eq!(find(&key.path.replace("[]", "[7]")), Some(at), "{}", key.path);
+        }
+        for path in ["", "modules[1][2]", "payloads.name", "qm.max", "qm[0]", "names"]
+        {
+            assert_eq!(find(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The payloads of a board file.
+
+use heapless::Vec;
+
+use super::check::path;
+use super::faults::Faults;
+use super::raw::{self, List};
+use super::{COMMAND_WORDS_MAX, PAYLOADS_MAX, Payload, Restart, Side, text};
+
+/// Restarts in any 60 seconds where the file says nothing: enough for a crash
+/// on a bad input or two, too few to keep a CPU busy with starting.
+const RESTART_MAX: u8 = 10;
+
+/// What a payload is checked with.
+pub(super) struct Check<'t, 'f> {
+    pub(super) text: &'t [u8],
+    pub(super) faults: &'f mut Faults,
+    /// Score of a host payload that gives none.
+    pub(super) host_score: i16,
+    /// Score of a QM payload that gives none.
+    pub(super) qm_score: i16,
+}
+
+impl Check<'_, '_> {
+    /// The payloads that can be run. One without name, side or command is left
+    /// out.
+    pub(super) fn all<'a>(
+        &mut self,
+        raw: &List<raw::Payload<'a>, PAYLOADS_MAX>,
+    ) -> Vec<Payload<'a>, PAYLOADS_MAX> {
+        let mut payloads: Vec<Payload<'a>, PAYLOADS_MAX> = Vec::new();
+        for (index, raw) in raw.0.iter().enumerate() {
+            let Some(payload) = self.one(index, raw) else { continue };
+            if payloads.iter().any(|other| other.name == payload.name) {
+                self.refuse(index, "name", "a name that no other payload has");
+            } else {
+                // One for one out of a list of the same capacity: it fits.
+                let _ = payloads.push(payload);
+            }
+        }
+        payloads
+    }
+
+    fn one<'a>(&mut self, index: usize, raw: &raw::Payload<'a>) -> Option<Payload<'a>> {
+        let name = self.required(index, "name", raw.name);
+        let side = self.required(index, "side", raw.side);
+        let words = self.required(index, "command", raw.command.as_ref());
+        let command: Vec<&'a str, COMMAND_WORDS_MAX> = words?.0.clone();
+        let (name, side) = (name?, if side? == "qm" { Side::Qm } else { Side::Host });
+        if !command.iter().all(|word| text::is_word(word)) {
+            return None;
+        }
+        if !command.first().is_some_and(|program| text::is_path(program)) {
+            self.refuse(index, "command", "1 to 16 strings, the first an absolute path");
+            return None;
+        }
+        let mut score = raw.oom_score_adj;
+        if side == Side::Qm && score.is_some_and(|score| score < 0) {
+            self.refuse(index, "oom_score_adj", "0 to 1000 on the QM side");
+            score = None;
+        }
+        Some(Payload {
+            name,
+            side,
+            command,
+            oom_score_adj: score.unwrap_or(match side {
+                Side::Host => self.host_score,
+                Side::Qm => self.qm_score,
+            }),
+            restart: match raw.restart {
+                Some("on-failure") => Restart::OnFailure,
+                Some("always") => Restart::Always,
+                _ => Restart::No,
+            },
+            restart_max: raw.restart_max.unwrap_or(RESTART_MAX),
+        })
+    }
+
+    /// What was refused is missing too, but has its fault already.
+    fn required<T>(&mut self, index: usize, key: &str, value: Option<T>) -> Option<T> {
+        if value.is_none() && !self.faults.within(&path(format_args!("payloads[{index}].{key}"))) {
+            self.refuse(index, key, "a payload with name, side and command");
+        }
+        value
+    }
+
+    fn refuse(&mut self, index: usize, key: &str, allowed: &'static str) {
+        let key = path(format_args!("payloads[{index}].{key}"));
+        self.faults.refuse_key(self.text, &key, allowed);
+    }
+}

@@ -1,0 +1,29 @@
+//! What plimsoll decides, without touching anything.
+//!
+//! The order in which to read it is the way of the data: [`board`] (what is
+//! wanted), [`facts`] (what this machine is), [`plan`] (what to do about it),
+//! [`apply`] (do it through [`kernel`] and read it back), [`record`] (what came
+//! of it). [`boot`] runs them in that order.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod kernel;
+pub mod limit;
+pub mod apply;
+pub mod boot;
+pub mod facts;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod payload;
+pub mod plan;
+pub mod record;
+pub mod status;
+mod uuid;
+pub mod var_qm;
+pub mod volume;
+pub mod watch;
+
+/// Longest path, in bytes: deep enough for a cgroup file under a nested
+/// container, short enough for the stack.
+pub const PATH_MAX: usize = 256;

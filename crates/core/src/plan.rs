@@ -1,0 +1,198 @@
+//! The plan: what to do about the board file on this machine, in order.
+//!
+//! Pure: the same board and facts give the same plan, on any machine.
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::board::{Board, CpuWeight};
+use crate::facts::{CGROUP_ROOT, Facts};
+use crate::limit::Limit;
+
+/// Steps of a plan: 4 for each of 8 host cgroups, 12 levels of QM's path, 13
+/// of QM's knobs, the supervisor's own.
+pub const STEPS_MAX: usize = 64;
+
+/// The supervisor's own cgroup.
+pub const SUPERVISOR_CGROUP: &str = "/plimsoll";
+/// memory.min of the supervisor's cgroup: twice the budget of its processes,
+/// which leaves room for the kernel's own structures charged to them.
+pub const SUPERVISOR_MIN_BYTES: u64 = 512 * 1024;
+
+/// What a knob is for, and so what follows if it can't be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Without it QM is not started: its memory.max.
+    Fence,
+    /// A limit of QM: the board says what follows.
+    Limit,
+    /// QM's share of the CPU: reported only.
+    Share,
+    /// Protection of the host or the supervisor: reported only.
+    Protection,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Make a cgroup (its parents come before it).
+    Cgroup {
+        /// Path below the cgroup2 mount.
+        path: &'a str,
+    },
+    /// Enable a controller for the children of a cgroup.
+    Enable {
+        /// Path below the cgroup2 mount; "" is the root.
+        path: &'a str,
+        /// memory, pids or cpu.
+        controller: &'static str,
+    },
+    /// Write a knob and read it back.
+    Write {
+        /// Path below the cgroup2 mount.
+        path: &'a str,
+        /// File name.
+        knob: &'static str,
+        /// What the kernel's file shall show.
+        value: Value,
+        /// What it is for.
+        duty: Duty,
+    },
+}
+
+/// What a knob's file shall show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// "max"
+    Max,
+    /// A number.
+    Number(u64),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Max => f.write_str("max"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+impl Value {
+    /// A limit in the kernel's words.
+    #[must_use]
+    pub fn of(limit: Limit, facts: &Facts) -> Self {
+        limit.kernel_bytes(facts.memory).map_or(Self::Max, Self::Number)
+    }
+}
+
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup { path } => write!(f, "mkdir {CGROUP_ROOT}{path}"),
+            Self::Enable { path, controller } => {
+                write!(f, "write {CGROUP_ROOT}{path}/cgroup.subtree_control = +{controller}")
+            }
+            Self::Write { path, knob, value, .. } => {
+                write!(f, "write {CGROUP_ROOT}{path}/{knob} = {value}")
+            }
+        }
+    }
+}
+
+/// The steps in order.
+pub type Plan<'a> = Vec<Step<'a>, STEPS_MAX>;
+
+/// The plan ran out of [`STEPS_MAX`]: QM's cgroup is nested too deeply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+/// Makes the plan. Controllers that the root does not offer are asked for all
+/// the same: the refusal belongs in the record.
+pub fn plan<'a>(board: &Board<'a>, facts: &Facts) -> Result<Plan<'a>, TooLong> {
+    let mut plan = Builder(Plan::new());
+    plan.cgroup(SUPERVISOR_CGROUP)?;
+    let own = page_floor(SUPERVISOR_MIN_BYTES, facts);
+    plan.write(SUPERVISOR_CGROUP, "memory.min", Value::Number(own), Duty::Protection)?;
+    for path in &board.host.cgroups {
+        plan.cgroup(path)?;
+        if let Some(bytes) = board.host.memory_min_bytes {
+            let value = Value::Number(page_floor(bytes, facts));
+            plan.write(path, "memory.min", value, Duty::Protection)?;
+        }
+    }
+    plan_qm(&mut plan, board, facts)?;
+    Ok(plan.0)
+}
+
+/// QM's cgroup: the order of the knobs is systemd's (cgroup_context_apply),
+/// high before max among them.
+fn plan_qm<'a>(plan: &mut Builder<'a>, board: &Board<'a>, facts: &Facts) -> Result<(), TooLong> {
+    let qm = &board.qm;
+    plan.cgroup(qm.cgroup)?;
+    match qm.cpu_weight {
+        CpuWeight::Idle => plan.write(qm.cgroup, "cpu.idle", Value::Number(1), Duty::Share)?,
+        CpuWeight::Weight(weight) => {
+            plan.write(qm.cgroup, "cpu.idle", Value::Number(0), Duty::Share)?;
+            let weight = Value::Number(u64::from(weight));
+            plan.write(qm.cgroup, "cpu.weight", weight, Duty::Share)?;
+        }
+    }
+    let limits = [
+        ("memory.min", qm.memory_min, Duty::Limit),
+        ("memory.low", qm.memory_low, Duty::Limit),
+        ("memory.high", qm.memory_high, Duty::Limit),
+        ("memory.max", qm.memory_max, Duty::Fence),
+        ("memory.swap.max", qm.swap_max, Duty::Limit),
+    ];
+    for (knob, limit, duty) in limits {
+        plan.write(qm.cgroup, knob, Value::of(limit, facts), duty)?;
+    }
+    let group = Value::Number(u64::from(qm.oom_group));
+    plan.write(qm.cgroup, "memory.oom.group", group, Duty::Limit)?;
+    let pids = qm.pids_max.map_or(Value::Max, |max| Value::Number(u64::from(max)));
+    plan.write(qm.cgroup, "pids.max", pids, Duty::Limit)
+}
+
+/// Bytes rounded down to whole pages, as the kernel does with a limit.
+fn page_floor(bytes: u64, facts: &Facts) -> u64 {
+    bytes - bytes.checked_rem(facts.memory.page_bytes).unwrap_or(0)
+}
+
+struct Builder<'a>(Plan<'a>);
+
+impl<'a> Builder<'a> {
+    fn push(&mut self, step: Step<'a>) -> Result<(), TooLong> {
+        // Parents are shared: each is made, and each controller enabled, once.
+        if self.0.contains(&step) {
+            return Ok(());
+        }
+        self.0.push(step).map_err(|_| TooLong)
+    }
+
+    /// The cgroup and those above it, each with the controllers of the level
+    /// below enabled in it.
+    fn cgroup(&mut self, path: &'a str) -> Result<(), TooLong> {
+        let mut parent = "";
+        let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        for end in ends.chain([path.len()]) {
+            for controller in ["memory", "pids", "cpu"] {
+                self.push(Step::Enable { path: parent, controller })?;
+            }
+            parent = path.get(..end).unwrap_or(path);
+            self.push(Step::Cgroup { path: parent })?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        path: &'a str,
+        knob: &'static str,
+        value: Value,
+        duty: Duty,
+    ) -> Result<(), TooLong> {
+        self.push(Step::Write { path, knob, value, duty })
+    }
+}

@@ -1,0 +1,220 @@
+//! The commands: what plimsoll does under any PID but 1.
+
+use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
+use plimsoll_core::boot::BOARD_PATH;
+use plimsoll_core::facts::Facts;
+use plimsoll_core::kernel::Kernel as _;
+use plimsoll_core::plan;
+use plimsoll_core::record::Outcome;
+use plimsoll_core::status::{ANSWER_BYTES_MAX, Status};
+use rustix::fd::OwnedFd;
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
+
+use crate::kmsg::put;
+use crate::linux::Linux;
+use crate::pid1::timespec;
+use crate::start::Start;
+use crate::supervisor::SOCKET_PATH;
+use crate::sys::{self, STDERR, STDOUT};
+
+/// Everything is as wanted.
+const OK: u8 = 0;
+/// The command was understood, but something is wrong.
+const FAILED: u8 = 1;
+/// The command was not understood.
+const USAGE: u8 = 2;
+/// How long the supervisor may take to answer, in microseconds: 5 s.
+const ANSWER_US: u64 = 5_000_000;
+
+const HELP: &str = "\
+plimsoll check FILE       is this board file right? every mistake, one a line
+plimsoll plan [FILE]      what would be done on this machine
+plimsoll status [--json]  what was done, and how it is now
+plimsoll poweroff | reboot | halt   where plimsoll is PID 1
+plimsoll version
+";
+
+static TEXT: sys::Once<[u8; BOARD_BYTES_MAX + 1]> = sys::Once::new([0; BOARD_BYTES_MAX + 1]);
+static ANSWER: sys::Once<[u8; ANSWER_BYTES_MAX]> = sys::Once::new([0; ANSWER_BYTES_MAX]);
+
+/// Runs the command and ends the process.
+pub(crate) fn run(start: Start) -> ! {
+    let status = match (start.arg(1), start.arg(2), start.argc()) {
+        (Some("check"), Some(path), 3) => check(path),
+        (Some("plan"), path, 2 | 3) => plan(path.unwrap_or(BOARD_PATH)),
+        (Some("status"), None, 2) => status(false),
+        (Some("status"), Some("--json"), 3) => status(true),
+        (Some("halt"), None, 2) => signal_init(Signal::USR1),
+        (Some("poweroff"), None, 2) => signal_init(Signal::USR2),
+        (Some("reboot"), None, 2) => signal_init(Signal::TERM),
+        (Some("version"), None, 2) => {
+            put(STDOUT, format_args!("plimsoll {}\n", env!("CARGO_PKG_VERSION")));
+            OK
+        }
+        (Some("help" | "--help" | "-h"), None, 2) => write_all(HELP.as_bytes()),
+        _ => {
+            put(STDERR, format_args!("{HELP}"));
+            USAGE
+        }
+    };
+    sys::exit(status)
+}
+
+/// The board file's text; says why there is none.
+fn read(path: &str) -> Option<&'static mut [u8]> {
+    let text = TEXT.take()?;
+    match Linux.read_at(path, 0, text) {
+        Ok(read) => text.get_mut(..read),
+        Err(errno) => {
+            put(STDERR, format_args!("{path}: {errno}\n"));
+            None
+        }
+    }
+}
+
+/// Reads a board file and says every mistake.
+fn load<'a>(path: &str, text: &'a mut [u8]) -> (board::Board<'a>, bool) {
+    let mut faults = Faults::default();
+    let board = board::read(text, board::decode_core, &mut faults);
+    for fault in faults.iter() {
+        put(STDERR, format_args!("{path}: {fault}\n"));
+    }
+    (board, faults.is_empty())
+}
+
+fn check(path: &str) -> u8 {
+    let Some(text) = read(path) else { return FAILED };
+    let (_, accepted) = load(path, text);
+    if accepted {
+        put(STDOUT, format_args!("{path}: accepted\n"));
+    }
+    if accepted { OK } else { FAILED }
+}
+
+fn plan(path: &str) -> u8 {
+    let Some(text) = read(path) else { return FAILED };
+    let (board, accepted) = load(path, text);
+    let facts = Facts::gather(&mut Linux);
+    if let Err(fault) = board.against(facts.memory) {
+        put(STDERR, format_args!("{path}: {fault}\n"));
+    }
+    let Ok(plan) = plan::plan(&board, &facts) else { return FAILED };
+    for step in &plan {
+        put(STDOUT, format_args!("{step}\n"));
+    }
+    if accepted { OK } else { FAILED }
+}
+
+/// The commands that PID 1 understands are signals.
+fn signal_init(signal: Signal) -> u8 {
+    match rustix::process::kill_process(Pid::INIT, signal) {
+        Ok(()) => OK,
+        Err(error) => {
+            put(STDERR, format_args!("PID 1: error {}\n", error.raw_os_error()));
+            FAILED
+        }
+    }
+}
+
+fn status(json: bool) -> u8 {
+    let Some(answer) = ANSWER.take() else { return FAILED };
+    let len = match ask(br#"{"command":"status"}"#, answer) {
+        Ok(len) => len,
+        Err(error) => {
+            put(STDERR, format_args!("{SOCKET_PATH}: error {}\n", error.raw_os_error()));
+            return FAILED;
+        }
+    };
+    let answer = answer.get(..len).unwrap_or_default();
+    if json {
+        return write_all(answer).max(write_all(b"\n"));
+    }
+    match serde_json_core::from_slice::<Status>(answer) {
+        Ok((status, _)) => print(&status),
+        Err(_) => {
+            put(STDERR, format_args!("the answer is not a status: "));
+            write_all(answer);
+            FAILED
+        }
+    }
+}
+
+fn print(status: &Status) -> u8 {
+    let (live, boot) = (&status.live, &status.boot);
+    let verdict = if boot.qm_start { "may start" } else { "held" };
+    put(STDOUT, format_args!("board   {} on {}\n", boot.board, boot.kernel));
+    put(
+        STDOUT,
+        format_args!("memory  {} KiB in pages of {} B\n", boot.mem_total_kib, boot.page_bytes),
+    );
+    put(STDOUT, format_args!("QM      {verdict}: {}\n", boot.qm_reason));
+    put(
+        STDOUT,
+        format_args!(
+            "        {} B in use, {} killed for memory\n",
+            live.qm_current_bytes, live.qm_oom_kills
+        ),
+    );
+    put(
+        STDOUT,
+        format_args!(
+            "watch   worker {}, keeper {}, {} brought back; {} drifts, {} mended\n",
+            live.worker, live.keeper, live.revivals, live.drifts, live.mended
+        ),
+    );
+    put(STDOUT, format_args!("init    {}\n\n", live.init));
+    for entry in &boot.entries {
+        let note = match entry.outcome {
+            Outcome::Agrees => &entry.wanted,
+            _ => entry.found.as_str(),
+        };
+        put(
+            STDOUT,
+            format_args!(
+                "{:>4}.{:06} {:<8} {} {} {note}\n",
+                entry.t_us / 1_000_000,
+                entry.t_us % 1_000_000,
+                entry.outcome.word(),
+                entry.step,
+                entry.target,
+            ),
+        );
+    }
+    if boot.dropped > 0 {
+        put(STDOUT, format_args!("{} steps more did not fit\n", boot.dropped));
+    }
+    if boot.qm_start { OK } else { FAILED }
+}
+
+/// Sends one request and takes one answer; how many bytes.
+fn ask(request: &[u8], answer: &mut [u8]) -> rustix::io::Result<usize> {
+    let socket = connect()?;
+    rustix::net::send(&socket, request, SendFlags::NOSIGNAL)?;
+    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+    if rustix::event::poll(&mut fds, Some(&timespec(ANSWER_US)))? == 0 {
+        return Err(rustix::io::Errno::TIMEDOUT);
+    }
+    let (read, _) = rustix::net::recv(&socket, answer, RecvFlags::DONTWAIT)?;
+    Ok(read)
+}
+
+fn connect() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(SOCKET_PATH)?)?;
+    Ok(socket)
+}
+
+fn write_all(mut bytes: &[u8]) -> u8 {
+    while !bytes.is_empty() {
+        match rustix::io::write(STDOUT, bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return FAILED,
+        }
+    }
+    OK
+}

@@ -1,0 +1,72 @@
+//! Lines for the kernel log: the console shows them, and the journal keeps them
+//! from the boot's first moment.
+
+use core::fmt::{self, Write as _};
+
+use heapless::Vec;
+use log::{LevelFilter, Log, Metadata, Record};
+use rustix::fd::{AsFd as _, BorrowedFd};
+use rustix::fs::OFlags;
+
+/// Bytes of a line, prefix included: the kernel cuts a record at about 1 KiB,
+/// a console at 80 to 200 columns is read by people.
+const LINE_BYTES: usize = 512;
+
+struct Kmsg;
+
+static KMSG: Kmsg = Kmsg;
+
+/// Has `log` write to the kernel log.
+pub(crate) fn init() {
+    if log::set_logger(&KMSG).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+impl Log for Kmsg {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Opened each time: a line is rare, and a descriptor held open would
+        // stand in the way of whoever unmounts /dev.
+        match crate::linux::open(c"/dev/kmsg", OFlags::WRONLY | OFlags::NONBLOCK) {
+            // Facility daemon (3 << 3): facility 0 is the kernel's own.
+            Ok(kmsg) => {
+                let priority = 24 + if record.level() == log::Level::Info {
+                    6
+                } else if record.level() == log::Level::Warn {
+                    4
+                } else {
+                    3
+                };
+                put(kmsg.as_fd(), format_args!("<{priority}>plimsoll: {}\n", record.args()));
+            }
+            Err(_) => {
+                if let Ok(console) =
+                    crate::linux::open(c"/dev/console", OFlags::WRONLY | OFlags::NONBLOCK)
+                {
+                    put(console.as_fd(), format_args!("plimsoll: {}\r\n", record.args()));
+                }
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Formats into one buffer and writes it at once: each write is a record.
+pub(crate) fn put(fd: BorrowedFd<'_>, text: fmt::Arguments<'_>) {
+    struct Line(Vec<u8, LINE_BYTES>);
+    impl fmt::Write for Line {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            let room = self.0.capacity() - self.0.len();
+            let fits = s.as_bytes().get(..room.min(s.len())).unwrap_or_default();
+            self.0.extend_from_slice(fits).map_err(|_| fmt::Error)
+        }
+    }
+    let mut line = Line(Vec::new());
+    let _ = line.write_fmt(text);
+    let _ = rustix::io::write(fd, &line.0);
+}

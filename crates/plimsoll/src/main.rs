@@ -1,0 +1,50 @@
+//! plimsoll: the first thing a car's computer runs.
+//!
+//! As PID 1 it has a child do the boot (`pid1`), and becomes the next init, or
+//! stays (`init`). The child becomes the supervisor (`supervisor`). Under any
+//! other PID it is a command (`cli`).
+#![no_std]
+#![no_main]
+#![deny(unsafe_code)]
+
+mod cli;
+mod file;
+mod init;
+mod kmsg;
+mod linux;
+mod pid1;
+mod power;
+mod start;
+
+mod supervisor;
+mod sys;
+
+use core::panic::PanicInfo;
+
+/// Where `_start` goes on.
+fn main(start: start::Start) -> ! {
+    kmsg::init();
+    let name = start.arg(0).unwrap_or_default();
+    if rustix::process::getpid().is_init() {
+        pid1::run(start)
+    } else if name.starts_with('@') {
+        supervisor::run(start)
+    } else {
+        cli::run(start)
+    }
+}
+
+/// A bug: said, and then as for any other death of the process. PID 1 never
+/// ends: see [`pid1::recover`].
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    // The message would bring all of fmt's Debug in; the place is enough.
+    match info.location() {
+        Some(place) => log::error!("panic at {}:{}", place.file(), place.line()),
+        None => log::error!("panic"),
+    }
+    if rustix::process::getpid().is_init() {
+        pid1::recover()
+    }
+    sys::exit(101)
+}

@@ -1,0 +1,192 @@
+//! PID 1: it does as little as can be, so that nothing can stop it. A child
+//! does the boot; PID 1 waits for it, with a deadline, and goes on.
+
+use core::ffi::CStr;
+
+use heapless::{CString, Vec};
+use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
+use plimsoll_core::boot;
+use plimsoll_core::record::{JSON_BYTES_MAX, Outcome, Record};
+use plimsoll_core::{PATH_MAX, apply};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+use rustix::pipe::PipeFlags;
+
+use crate::linux::Linux;
+use crate::start::Start;
+use crate::sys::{self, Fork};
+use crate::{init, supervisor};
+
+/// Times a boot that died is tried again: the second time for a passing
+/// reason, the third without the board file, in case that is what kills it.
+const ATTEMPTS: u32 = 3;
+/// How long PID 1 waits for one attempt, in microseconds: 60 s, twice the
+/// longest wait for a device that a board file may ask for.
+const BOOT_DEADLINE_US: u64 = 60_000_000;
+/// The next init where nobody could say which one.
+const DEFAULT_INIT: &CStr = c"/sbin/init";
+/// argv[0] of a PID 1 that was brought back after a fault.
+const RESUMED: &CStr = c"plimsoll-resumed";
+
+/// What the child says: the next init's path (empty: none) and a newline as
+/// soon as the board file is read, and this byte when all is done.
+const DONE: u8 = b'!';
+
+type InitPath = CString<{ PATH_MAX + 1 }>;
+
+/// PID 1's whole life; where the next init could be started, it is not
+/// plimsoll's any more.
+pub(crate) fn run(start: Start) -> ! {
+    if start.arg(0) == RESUMED.to_str().ok() {
+        init::run(start, true);
+    }
+    let mut next = NextInit::Unknown;
+    for attempt in 0..ATTEMPTS {
+        match try_boot(start, attempt, &mut next) {
+            Tried::Done => break,
+            Tried::Late => {
+                log::error!("the boot is not done after its deadline: going on without it");
+                break;
+            }
+            Tried::Died => log::error!("the boot died (attempt {})", attempt + 1),
+        }
+    }
+    let path: &CStr = match &next {
+        NextInit::Unknown => DEFAULT_INIT,
+        NextInit::Path(path) => path,
+        NextInit::Stay => init::run(start, false),
+    };
+    let name = path.to_str().unwrap_or("?");
+    if is_self(path) {
+        log::error!("handoff {name}: failed, it is plimsoll itself");
+    } else {
+        log::info!("handoff {name}");
+        let errno = sys::exec_init(start, path);
+        log::error!("handoff {name}: failed, error {}", errno.into_raw());
+    }
+    init::run(start, false)
+}
+
+/// A PID 1 that met a bug of its own begins anew, as one that stays.
+pub(crate) fn recover() -> ! {
+    let words: [*const core::ffi::c_char; 2] = [RESUMED.as_ptr(), core::ptr::null()];
+    sys::exec_self(&words);
+    // Nothing is left but to be there and reap: the kernel must have a PID 1.
+    loop {
+        let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
+        sys::sleep_us(1_000_000);
+    }
+}
+
+enum NextInit {
+    Unknown,
+    Path(InitPath),
+    Stay,
+}
+
+enum Tried {
+    Done,
+    Died,
+    Late,
+}
+
+fn try_boot(start: Start, attempt: u32, next: &mut NextInit) -> Tried {
+    let Ok((reader, writer)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
+        return Tried::Died;
+    };
+    match sys::fork() {
+        Ok(Fork::Child) => {
+            drop(reader);
+            boot_child(start, attempt, writer)
+        }
+        Ok(Fork::Parent(_)) => {
+            drop(writer);
+            listen(&reader, next)
+        }
+        Err(_) => Tried::Died,
+    }
+}
+
+/// Hears what the child says until it is done, dead, or late.
+fn listen(reader: &OwnedFd, next: &mut NextInit) -> Tried {
+    let deadline = sys::now_us() + BOOT_DEADLINE_US;
+    let mut said: Vec<u8, { PATH_MAX + 2 }> = Vec::new();
+    loop {
+        let left = deadline.saturating_sub(sys::now_us());
+        let timeout = timespec(left);
+        let mut fds = [PollFd::new(reader, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left == 0 => return Tried::Late,
+            Ok(0) | Err(_) => continue,
+            Ok(_) => {}
+        }
+        let mut byte = [0];
+        match rustix::io::read(reader, &mut byte) {
+            Ok(0) => return Tried::Died,
+            Ok(_) if byte == [DONE] => return Tried::Done,
+            Ok(_) if byte == *b"\n" => {
+                *next = match InitPath::from_bytes_truncating_at_nul(&said) {
+                    Ok(path) if !said.is_empty() => NextInit::Path(path),
+                    _ => NextInit::Stay,
+                };
+            }
+            Ok(_) => {
+                let [byte] = byte;
+                // A path as long as this was refused before it was sent.
+                let _ = said.push(byte);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Tried::Died,
+        }
+    }
+}
+
+/// Microseconds as the kernel takes them.
+pub(crate) fn timespec(us: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(us / 1_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(us % 1_000_000 * 1000).unwrap_or(0),
+    }
+}
+
+/// Whether the next init is this very program: it would start itself for ever.
+fn is_self(path: &CStr) -> bool {
+    match (rustix::fs::stat(path), rustix::fs::stat(c"/proc/self/exe")) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+static RECORD: sys::Once<Record> = sys::Once::new(Record::new());
+static TEXT: sys::Once<[u8; BOARD_BYTES_MAX + 1]> = sys::Once::new([0; BOARD_BYTES_MAX + 1]);
+static JSON: sys::Once<[u8; JSON_BYTES_MAX]> = sys::Once::new([0; JSON_BYTES_MAX]);
+
+/// The boot, in the child; then the supervisor.
+fn boot_child(start: Start, attempt: u32, to_pid1: OwnedFd) -> ! {
+    let kernel = &mut Linux;
+    let (Some(record), Some(text), Some(json)) = (RECORD.take(), TEXT.take(), JSON.take()) else {
+        sys::exit(1)
+    };
+    record.start_us = sys::now_us();
+    boot::mounts(kernel, record);
+    if attempt > 0 {
+        apply::noted(kernel, record, "boot", "attempt", Outcome::Failed, "the one before died");
+    }
+    let (mut board, accepted) = if attempt + 1 < ATTEMPTS {
+        boot::read_board(kernel, record, text)
+    } else {
+        (board::read(&mut [], board::decode_core, &mut Faults::default()), false)
+    };
+    let path = board.next_init.unwrap_or_default();
+    let _ = rustix::io::write(&to_pid1, path.as_bytes());
+    let _ = rustix::io::write(&to_pid1, b"\n");
+    boot::modules(kernel, record, &board);
+    boot::limits(kernel, record, &mut board, accepted);
+    supervisor::protect(record);
+    boot::var_qm(kernel, record, &board);
+    boot::finish(kernel, record, &board, json);
+    let _ = rustix::io::write(&to_pid1, &[DONE]);
+    drop(to_pid1);
+    supervisor::become_supervisor(start)
+}
+

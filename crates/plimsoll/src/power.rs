@@ -1,0 +1,123 @@
+//! Powering off and rebooting, where plimsoll stayed PID 1: everything ends, is
+//! written and unmounted, and each of the three has a deadline.
+
+use embedded_io::Read as _;
+use heapless::Vec;
+use plimsoll_core::PATH_MAX;
+use rustix::fs::OFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::WaitOptions;
+use rustix::system::RebootCommand;
+
+use crate::linux::open;
+use crate::file::File;
+use crate::sys::{self, Fork};
+
+/// From SIGTERM to SIGKILL, in microseconds: 3 s.
+const TERM_US: u64 = 3_000_000;
+/// For writing and unmounting, in microseconds: 10 s; a disk that takes longer
+/// is broken.
+const UNMOUNT_US: u64 = 10_000_000;
+/// Between two looks whether a process has ended, in microseconds.
+const LOOK_US: u64 = 10_000;
+/// File systems unmounted at most.
+const MOUNTS_MAX: usize = 32;
+
+/// Ends everything and asks the kernel for `command`. If the kernel refuses,
+/// returns.
+pub(crate) fn down(command: RebootCommand, name: &str) {
+    log::info!("{name}: ending all processes");
+    sys::kill_all(sys::SIGTERM);
+    // The supervisor does not hear SIGTERM: it is what is left in the end.
+    wait_children(TERM_US);
+    sys::kill_all(sys::SIGKILL);
+    wait_children(TERM_US);
+    log::info!("{name}: writing and unmounting");
+    match sys::fork() {
+        Ok(Fork::Child) => {
+            rustix::fs::sync();
+            unmount_all();
+            sys::exit(0)
+        }
+        Ok(Fork::Parent(_)) => wait_children(UNMOUNT_US),
+        Err(_) => rustix::fs::sync(),
+    }
+    log::info!("{name}");
+    if let Err(error) = rustix::system::reboot(command) {
+        log::error!("{name}: failed, error {}", error.raw_os_error());
+    }
+}
+
+/// Reaps until there is no child, or the time is over.
+fn wait_children(us: u64) {
+    let deadline = sys::now_us().saturating_add(us);
+    while sys::now_us() < deadline {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(None) => sys::sleep_us(LOOK_US),
+            Ok(Some(_)) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Unmounts what lies on block devices, the last mounted first, and makes the
+/// root read-only.
+fn unmount_all() {
+    for _ in 0..MOUNTS_MAX {
+        let Some(target) = last_block_mount() else { break };
+        if rustix::mount::unmount(&*target, UnmountFlags::empty()).is_err() {
+            let _ = rustix::mount::mount_remount(&*target, MountFlags::RDONLY, "");
+            let _ = rustix::mount::unmount(&*target, UnmountFlags::DETACH);
+        }
+    }
+    let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, "");
+}
+
+/// The last line of /proc/self/mounts whose device is below /dev and whose
+/// target is not the root. The file is read as a stream: it may be long.
+fn last_block_mount() -> Option<Vec<u8, PATH_MAX>> {
+    let mut mounts = File(open(c"/proc/self/mounts", OFlags::RDONLY).ok()?);
+    let mut buf = [0; 512];
+    let mut line: Vec<u8, 512> = Vec::new();
+    let mut last = None;
+    loop {
+        let read = mounts.read(&mut buf).ok()?;
+        if read == 0 {
+            return last;
+        }
+        for byte in buf.get(..read).unwrap_or_default() {
+            if *byte != b'\n' {
+                // Past the room it is options, which do not matter here.
+                let _ = line.push(*byte);
+                continue;
+            }
+            if let Some(target) = block_target(&line) {
+                last = Some(target);
+            }
+            line.clear();
+        }
+    }
+}
+
+fn block_target(line: &[u8]) -> Option<Vec<u8, PATH_MAX>> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let device = words.next()?;
+    let target = words.next()?;
+    if !device.starts_with(b"/dev/") || target == b"/" {
+        return None;
+    }
+    let mut path = Vec::new();
+    let mut rest = target;
+    // Blanks and the like are written as three octal digits.
+    while let Some((byte, after)) = rest.split_first() {
+        let (byte, after) = match after {
+            [a, b, c, after @ ..] if *byte == b'\\' => {
+                (a.wrapping_sub(b'0') << 6 | b.wrapping_sub(b'0') << 3 | c.wrapping_sub(b'0'), after)
+            }
+            _ => (*byte, after),
+        };
+        path.push(byte).ok()?;
+        rest = after;
+    }
+    Some(path)
+}

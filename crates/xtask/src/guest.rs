@@ -1,0 +1,409 @@
+//! Boots a board and runs a command in it.
+//!
+//! The command's output comes over virtio ports, byte for byte and apart from
+//! the serial console; qemu/guest-run is the other end.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::board::BoardFile;
+use crate::disk::Disk;
+use crate::image::Image;
+use crate::packages::{self, Suite};
+use crate::progress::Steps;
+use crate::qemu::{Machine, Running};
+use crate::stream::until;
+use crate::{modules, target};
+
+/// Memory of a guest unless said otherwise: the 2 GiB of the documented board.
+const MEMORY: &str = "2G";
+/// A guest that says nothing for so long is given up. An emulated board needs
+/// about 6 s alone, 20 s on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// From the last answer to power-off: file systems of a few hundred MiB.
+const POWER_OFF: Duration = Duration::from_secs(20);
+/// How often a wait looks whether QEMU still runs.
+const POLL: Duration = Duration::from_millis(50);
+/// Lines of the serial log that an error shows.
+const LAST_LINES: usize = 25;
+/// The virtio ports, as guest-run knows them.
+const PORTS: [&str; 3] = ["plimsoll.stdout", "plimsoll.stderr", "plimsoll.control"];
+
+/// A board about to be booted.
+pub struct Guest {
+    board: BoardFile,
+    suite: Suite,
+    steps: Steps,
+    memory: String,
+    board_text: Option<String>,
+    disks: Option<Vec<Disk>>,
+    kernel_args: Vec<String>,
+    put: Vec<(PathBuf, String)>,
+    get: Vec<String>,
+    timeout: Duration,
+    streamed: bool,
+    on_serial: Option<Box<dyn FnMut(&str) + Send>>,
+}
+
+/// What came of a command in a guest.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The command's exit status, 128 + signal where it was killed.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+    /// The serial console, from the kernel's first line to its last.
+    pub serial: String,
+    /// The files that were asked for and could be read.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// From QEMU's start to its end.
+    pub elapsed: Duration,
+    /// Whether the guest powered itself off after its last answer.
+    pub powered_off: bool,
+}
+
+impl Outcome {
+    /// Standard output as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Guest {
+    /// The board of that name in boards/, with the kernel of `suite`.
+    pub fn new(board: &str, suite: Suite) -> Result<Self> {
+        Ok(Self {
+            board: BoardFile::load(board)?,
+            suite,
+            steps: Steps::Quiet,
+            memory: MEMORY.into(),
+            board_text: None,
+            disks: None,
+            kernel_args: Vec::new(),
+            put: Vec::new(),
+            get: Vec::new(),
+            timeout: TIMEOUT,
+            streamed: false,
+            on_serial: None,
+        })
+    }
+
+    /// The board as it is in boards/.
+    #[must_use]
+    pub fn board(&self) -> &BoardFile {
+        &self.board
+    }
+
+    /// Says what is done on the way.
+    #[must_use]
+    pub fn steps(mut self, steps: Steps) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// The guest's memory as QEMU takes it: `512M`, `2G`.
+    #[must_use]
+    pub fn memory(mut self, memory: &str) -> Self {
+        self.memory = memory.into();
+        self
+    }
+
+    /// Another text, right or wrong, for the board file in the image. Modules
+    /// and disk stay those of the board.
+    #[must_use]
+    pub fn board_text(mut self, text: impl Into<String>) -> Self {
+        self.board_text = Some(text.into());
+        self
+    }
+
+    /// Another board file, as JSON.
+    #[must_use]
+    pub fn board_json(self, json: &serde_json::Value) -> Self {
+        self.board_text(json.to_string())
+    }
+
+    /// The disks, instead of the one that the board file describes.
+    #[must_use]
+    pub fn disks(mut self, disks: impl IntoIterator<Item = Disk>) -> Self {
+        self.disks = Some(disks.into_iter().collect());
+        self
+    }
+
+    /// A word for the kernel's command line.
+    #[must_use]
+    pub fn kernel_arg(mut self, arg: &str) -> Self {
+        self.kernel_args.push(arg.into());
+        self
+    }
+
+    /// A file or directory of this machine that the guest has at `path`.
+    #[must_use]
+    pub fn put(mut self, local: impl Into<PathBuf>, path: &str) -> Self {
+        self.put.push((local.into(), path.into()));
+        self
+    }
+
+    /// A file of the guest, read after the command has ended.
+    #[must_use]
+    pub fn get(mut self, path: &str) -> Self {
+        self.get.push(path.into());
+        self
+    }
+
+    /// How long the guest may take from QEMU's start to its last answer.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The command's output also goes to our own, as it comes.
+    #[must_use]
+    pub fn streamed(mut self) -> Self {
+        self.streamed = true;
+        self
+    }
+
+    /// `line` gets each line of the serial console as it comes.
+    #[must_use]
+    pub fn on_serial(mut self, line: impl FnMut(&str) + Send + 'static) -> Self {
+        self.on_serial = Some(Box::new(line));
+        self
+    }
+
+    /// Boots, runs `script` with the guest's shell, and powers off.
+    ///
+    /// An error means that the guest never reported: it panicked, it hung, it
+    /// could not be built. A command that fails is an [`Outcome`].
+    pub fn run(mut self, script: &str) -> Result<Outcome> {
+        let dir = TempDir::with_prefix("plimsoll-")?;
+        let end = format!("{}\n", Uuid::new_v4());
+        let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
+        let initramfs = dir.path().join("initramfs");
+        self.write_image(&kernel, script, &end, &initramfs)?;
+        let disks = self.write_disks(dir.path())?;
+
+        let sockets = PORTS.map(|name| (name, dir.path().join(name)));
+        let listeners = sockets.iter().map(|(_, path)| Ok(UnixListener::bind(path)?));
+        let listeners: Vec<_> = listeners.collect::<Result<_>>()?;
+        let machine = Machine {
+            arch: self.board.arch,
+            memory: &self.memory,
+            kernel: &kernel.image,
+            initramfs: &initramfs,
+            kernel_args: &self.kernel_args,
+            disks: &disks,
+            ports: &sockets,
+        };
+        let start = Instant::now();
+        let deadline = start + self.timeout;
+        let on_serial = self.on_serial.take().unwrap_or_else(|| Box::new(|_| ()));
+        let mut running = machine.start(on_serial)?;
+        let report = self.listen(&listeners, &mut running, &end, deadline);
+        let report = report.map_err(|error| error.context(last_words(&mut running)))?;
+        let powered_off = running.wait(Instant::now() + POWER_OFF)?;
+        Ok(Outcome {
+            status: report.status,
+            stdout: report.stdout,
+            stderr: report.stderr,
+            serial: running.serial(),
+            files: report.files,
+            elapsed: start.elapsed(),
+            powered_off,
+        })
+    }
+
+    fn write_image(
+        &self,
+        kernel: &packages::Kernel,
+        script: &str,
+        end: &str,
+        path: &Path,
+    ) -> Result<()> {
+        let arch = self.board.arch;
+        let busybox = packages::busybox(arch, self.steps)?;
+        let binaries = target::build(arch, self.steps)?;
+        self.steps.run(format_args!("image for kernel {}", kernel.release), || {
+            let modules = modules::select(kernel, self.board.board.modules.iter().copied())?;
+            let image = Image {
+                plimsoll: &binaries.plimsoll,
+                load: &binaries.load,
+                busybox: &busybox,
+                release: &kernel.release,
+                modules: &modules,
+                board: self.board_text.as_ref().unwrap_or(&self.board.text),
+            };
+            let mut archive = image.archive()?;
+            let get: String = self.get.iter().map(|path| format!("{path}\n")).collect();
+            archive.file("etc/guest/run", 0o755, script.as_bytes());
+            archive.file("etc/guest/get", 0o644, get.as_bytes());
+            archive.file("etc/guest/end", 0o644, end.as_bytes());
+            for (local, path) in &self.put {
+                archive.host_tree(path.trim_matches('/'), local)?;
+            }
+            archive.write(std::io::BufWriter::new(std::fs::File::create(path)?))
+        })
+    }
+
+    fn write_disks(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        let disks = self.disks.clone().unwrap_or_else(|| vec![self.board.disk()]);
+        self.steps.run("disk", || {
+            let write = |(i, disk): (usize, &Disk)| {
+                let path = dir.join(format!("disk{i}"));
+                disk.write(&path).map(|()| path)
+            };
+            disks.iter().enumerate().map(write).collect()
+        })
+    }
+
+    /// Takes what the guest reports until it has reported all.
+    fn listen(
+        &self,
+        listeners: &[UnixListener],
+        running: &mut Running,
+        end: &str,
+        deadline: Instant,
+    ) -> Result<Report> {
+        let mut streams = Vec::new();
+        for listener in listeners {
+            streams.push(accept(listener, running, deadline)?);
+        }
+        let [stdout, stderr, control] = <[UnixStream; 3]>::try_from(streams)
+            .map_err(|_| anyhow::anyhow!("one stream for each port"))?;
+        let mut answer = control.try_clone()?;
+        let stdout = spool(stdout, end, self.streamed.then(std::io::stdout));
+        let stderr = spool(stderr, end, self.streamed.then(std::io::stderr));
+        let (get, marker) = (self.get.clone(), end.to_string());
+        let control = in_thread(move || read_control(control, &get, &marker));
+
+        let stdout = wait_for(&stdout, running, deadline)?;
+        let stderr = wait_for(&stderr, running, deadline)?;
+        let (status, files) = wait_for(&control, running, deadline)?;
+        answer.write_all(b"done\n")?;
+        Ok(Report { status, stdout, stderr, files })
+    }
+}
+
+struct Report {
+    status: i32,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// QEMU connects to its ports as it starts, before the guest runs.
+fn accept(listener: &UnixListener, running: &mut Running, deadline: Instant) -> Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_) => check_alive(running, deadline)?,
+        }
+        std::thread::sleep(POLL / 10);
+    }
+}
+
+/// Reads a stream to its end mark in a thread, passing it on as it comes.
+fn spool<W: Write + Send + 'static>(
+    from: UnixStream,
+    end: &str,
+    mut to: Option<W>,
+) -> Receiver<Result<Vec<u8>>> {
+    let end = end.to_string();
+    in_thread(move || {
+        let mut all = Vec::new();
+        until(&mut BufReader::new(from), end.as_bytes(), |bytes| {
+            all.extend_from_slice(bytes);
+            if let Some(to) = &mut to {
+                to.write_all(bytes)?;
+                to.flush()?;
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    })
+}
+
+/// The exit status, then each file with whether it could be read.
+fn read_control(
+    control: UnixStream,
+    get: &[String],
+    end: &str,
+) -> Result<(i32, BTreeMap<String, Vec<u8>>)> {
+    let mut control = BufReader::new(control);
+    let status = read_number(&mut control)?;
+    let mut files = BTreeMap::new();
+    for path in get {
+        let mut content = Vec::new();
+        until(&mut control, end.as_bytes(), |bytes| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        if read_number(&mut control)? == 0 {
+            files.insert(path.clone(), content);
+        }
+    }
+    Ok((status, files))
+}
+
+fn read_number(from: &mut impl BufRead) -> Result<i32> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    line.trim().parse().with_context(|| format!("guest-run sent {line:?} for a status"))
+}
+
+fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Receiver<Result<T>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver
+}
+
+fn wait_for<T>(
+    receiver: &Receiver<Result<T>>,
+    running: &mut Running,
+    deadline: Instant,
+) -> Result<T> {
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) => check_alive(running, deadline)?,
+            Err(RecvTimeoutError::Disconnected) => bail!("a reader of the guest's output died"),
+        }
+    }
+}
+
+fn check_alive(running: &mut Running, deadline: Instant) -> Result<()> {
+    if let Some(status) = running.ended()? {
+        bail!("the guest ended without reporting (QEMU: {status})");
+    }
+    if Instant::now() >= deadline {
+        bail!("the guest did not report in time");
+    }
+    Ok(())
+}
+
+fn last_words(running: &mut Running) -> String {
+    // What QEMU wrote before it ended may still be on its way.
+    let _ended = running.wait(Instant::now() + POLL);
+    let serial = running.serial();
+    let lines: Vec<_> = serial.lines().collect();
+    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
+    format!("the serial console's last lines:\n{}", last.join("\n"))
+}

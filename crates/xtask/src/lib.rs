@@ -1,0 +1,26 @@
+//! The host's tool, as a library: the booted scenarios in tests/ are written
+//! with [`guest::Guest`], the commands are the bin's.
+
+use std::path::Path;
+
+pub mod apt;
+pub mod arch;
+pub mod board;
+pub mod cache;
+pub mod command;
+pub mod disk;
+pub mod guest;
+pub mod image;
+pub mod install;
+pub mod modules;
+pub mod packages;
+pub mod progress;
+pub mod qemu;
+pub mod stream;
+pub mod target;
+
+/// The workspace's directory.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

@@ -1,0 +1,148 @@
+//! Boards booted in QEMU: each scenario on both architectures, with the kernels
+//! of two Debian suites.
+//!
+//! A scenario is a script for the guest's shell that prints what it sees; what
+//! is right is judged here. One boot proves many things, since a boot takes
+//! seconds.
+
+mod scenarios;
+
+use plimsoll_core::limit::{Limit, Memory};
+use serde_json::{Value, json};
+use xtask::guest::{Guest, Outcome};
+use xtask::packages::Suite;
+
+/// The board and kernel a scenario runs on.
+#[derive(Clone, Copy)]
+struct On {
+    board: &'static str,
+    suite: Suite,
+}
+
+impl On {
+    fn guest(self) -> Guest {
+        Guest::new(self.board, self.suite).expect("the board can be built")
+    }
+
+    /// The board file, to be changed.
+    fn board_file(self) -> Value {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/");
+        let text = std::fs::read_to_string(format!("{root}{}.json", self.board)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+macro_rules! on_each_board {
+    ($($scenario:ident),* $(,)?) => {
+        on_each_board!(@ x86_64_bookworm, "qemu-x86_64", Bookworm, $($scenario),*);
+        on_each_board!(@ x86_64_trixie, "qemu-x86_64", Trixie, $($scenario),*);
+        on_each_board!(@ aarch64_bookworm, "qemu-aarch64", Bookworm, $($scenario),*);
+        on_each_board!(@ aarch64_trixie, "qemu-aarch64", Trixie, $($scenario),*);
+    };
+    (@ $module:ident, $board:literal, $suite:ident, $($scenario:ident),*) => {
+        mod $module {
+            const ON: super::On = super::On { board: $board, suite: xtask::packages::Suite::$suite };
+            $(
+                #[test]
+                fn $scenario() {
+                    super::scenarios::$scenario(ON);
+                }
+            )*
+        }
+    };
+}
+
+on_each_board! {
+    the_board_as_it_is,
+    limits_in_percent_at_1_gib,
+    limits_in_bytes_and_none_at_512_mib,
+    var_qm_full,
+    var_qm_missing,
+    var_qm_of_another_uuid,
+    var_qm_with_a_zeroed_superblock,
+    var_qm_twice,
+    handoff_to_busybox_init,
+    board_file_with_mistakes,
+    board_file_that_is_no_json,
+    board_file_missing,
+    no_memory_controller,
+    no_cgroup2,
+    read_only_sys,
+    no_kmsg,
+    a_knob_that_refuses,
+    the_boot_itself_is_killed,
+}
+
+/// `key value` lines of a guest's output.
+struct Seen {
+    text: String,
+    serial: String,
+}
+
+impl Seen {
+    fn new(outcome: &Outcome) -> Self {
+        Self { text: outcome.text(), serial: outcome.serial.clone() }
+    }
+
+    /// What follows `key ` on the first line that has it.
+    fn get(&self, key: &str) -> &str {
+        let found = self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("the guest did not print {key}:\n{self}"))
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        let text = self.get(key);
+        text.parse().unwrap_or_else(|_| panic!("{key} {text}: no number\n{self}"))
+    }
+
+    /// Compares one line; the guest's whole output is shown if it differs.
+    #[track_caller]
+    fn expect(&self, key: &str, value: impl std::fmt::Display) {
+        assert_eq!(self.get(key), value.to_string(), "{key}\n{self}");
+    }
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "--- the guest printed\n{}", self.text)?;
+        let ours = self.serial.lines().filter(|line| line.contains("plimsoll") || line.contains("oom"));
+        writeln!(f, "--- its console, in part")?;
+        ours.into_iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// What a limit is in bytes on the guest that printed `mem_total` and `page`.
+fn bytes(seen: &Seen, limit: &str) -> String {
+    let page_bytes = seen.number("page");
+    let total_pages = seen.number("mem_total") * 1024 / page_bytes;
+    let limit = Limit::parse(limit).expect("a limit of the scenario is right");
+    let bytes = limit.kernel_bytes(Memory { total_pages, page_bytes });
+    bytes.map_or_else(|| "max".into(), |bytes| bytes.to_string())
+}
+
+/// The record of the boot as the guest printed it after `record `.
+fn record(seen: &Seen) -> Value {
+    let status: Value = serde_json::from_str(seen.get("status")).expect("status is JSON");
+    status["boot"].clone()
+}
+
+/// Whether the record has a step like this one.
+fn has(record: &Value, step: &str, target: &str, outcome: &str) -> bool {
+    record["entries"].as_array().into_iter().flatten().any(|entry| {
+        entry["step"] == step
+            && entry["target"].as_str().is_some_and(|text| text.contains(target))
+            && entry["outcome"] == outcome
+    })
+}
+
+/// Sets a value deep in a board file, making the objects on the way.
+fn set(board: &mut Value, path: &[&str], value: Value) {
+    let mut at = board;
+    for key in path {
+        if at.is_null() {
+            *at = json!({});
+        }
+        at = &mut at[*key];
+    }
+    *at = value;
+}

@@ -1,0 +1,41 @@
+//! What each scenario does and what is right.
+
+mod limits;
+mod broken;
+mod handoff;
+mod var_qm;
+
+pub(crate) use broken::*;
+pub(crate) use handoff::*;
+pub(crate) use limits::*;
+pub(crate) use var_qm::*;
+
+/// Prints the facts and knobs that most scenarios judge. The page size is the
+/// kernel's own, from the auxiliary vector of a process: key 6.
+pub(crate) const LOOK: &str = r#"
+knob() { echo "$1 $(cat $2 2>/dev/null)"; }
+look() {
+    echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
+    echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
+    for file in memory.max memory.high memory.min memory.low memory.swap.max memory.oom.group \
+        pids.max cpu.idle; do
+        knob qm/$file /sys/fs/cgroup/qm/$file
+    done
+    knob host/memory.min /sys/fs/cgroup/host/memory.min
+    echo "status $(plimsoll status --json)"
+    echo "var_qm $(grep ' /var/qm ' /proc/mounts)"
+    echo "pid1 $(cat /proc/1/comm) $(cat /proc/1/oom_score_adj)"
+    [ -e /run/plimsoll/qm-start ] && echo "qm start" || echo "qm held"
+    [ -d /proc/$(cat /run/qm/pid 2>/dev/null || echo none) ] && echo "qm_runs yes" || echo "qm_runs no"
+}
+supervisors() {
+    for dir in /proc/[0-9]*; do
+        case "$(tr '\0' ' ' <$dir/cmdline 2>/dev/null)" in @plimsoll*) echo ${dir#/proc/};; esac
+    done
+}
+# Until QM's payload has said that it is there; at most 5 s.
+qm_up() {
+    for i in $(seq 50); do in-qm true 2>/dev/null && return; sleep 0.1; done
+    echo "QM did not come up" >&2
+}
+"#;
