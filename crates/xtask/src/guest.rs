@@ -4,7 +4,8 @@
 //! the serial console; qemu/guest-run is the other end.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -224,6 +225,16 @@ impl Guest {
         })
     }
 
+    /// Writes what QEMU would boot to `dir`: vmlinuz, initramfs, disk0.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
+        fs::copy(&kernel.image, dir.join("vmlinuz"))?;
+        self.write_image(&kernel, "", "", &dir.join("initramfs"))?;
+        self.write_disks(dir)?;
+        Ok(())
+    }
+
     fn write_image(
         &self,
         kernel: &packages::Kernel,
@@ -252,7 +263,7 @@ impl Guest {
             for (local, path) in &self.put {
                 archive.host_tree(path.trim_matches('/'), local)?;
             }
-            archive.write(std::io::BufWriter::new(std::fs::File::create(path)?))
+            archive.write(BufWriter::new(File::create(path)?))
         })
     }
 

@@ -8,7 +8,10 @@ pub mod arch;
 pub mod board;
 pub mod cache;
 pub mod command;
+pub mod deny;
 pub mod disk;
+pub mod elf;
+pub mod float;
 pub mod guest;
 pub mod image;
 pub mod install;
@@ -16,8 +19,11 @@ pub mod modules;
 pub mod packages;
 pub mod progress;
 pub mod qemu;
+pub mod report;
+pub mod size;
 pub mod stream;
 pub mod target;
+pub mod test;
 
 /// The workspace's directory.
 #[must_use]

@@ -11,7 +11,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{board, install, target};
+use xtask::{board, deny, install, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Boot a board and compare what was wanted with what its kernel shows
+    Boot(BootArgs),
     /// Boot a board's image and run a command in it as root
     Guest(GuestArgs),
     /// Build plimsoll, for both architectures or one
@@ -31,6 +33,28 @@ enum Command {
         #[arg(long)]
         arch: Option<Arch>,
     },
+    /// Write a board's kernel, image and disk to a directory
+    Image {
+        #[command(flatten)]
+        board: BoardArgs,
+        /// The directory; default target/image/BOARD-KERNEL
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Run all tests, on the host and in booted guests
+    Test {
+        /// The host's alone
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Measure the budgets; fails if one is broken
+    Size {
+        /// The Debian suite whose kernel boots
+        #[arg(long, default_value = "bookworm")]
+        kernel: Suite,
+    },
+    /// Check licences, and what may never reach the target
+    Deny,
     /// Check a board file: every fault with line and column
     Check {
         /// The board file
@@ -52,6 +76,18 @@ struct BoardArgs {
     /// The guest's memory, as QEMU takes it
     #[arg(long, default_value = "2G")]
     memory: String,
+}
+
+#[derive(Args)]
+struct BootArgs {
+    #[command(flatten)]
+    board: BoardArgs,
+    /// Write the report to this file too, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the serial console's log to this file
+    #[arg(long)]
+    serial: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -84,6 +120,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Boot(args) => return boot(&args),
         Command::Guest(args) => return guest(&args),
         Command::Build { arch } => {
             let arches = arch.map_or(Arch::ALL.to_vec(), |arch| vec![arch]);
@@ -92,6 +129,22 @@ fn run(command: Command) -> Result<ExitCode> {
                 println!("{}", binaries.plimsoll.display());
             }
         }
+        Command::Image { board, dir } => {
+            let of_board = || {
+                let name = format!("{}-{}", board.board, board.kernel.name());
+                Ok::<_, anyhow::Error>(target::target_dir()?.join("image").join(name))
+            };
+            let dir = dir.map_or_else(of_board, Ok)?;
+            board.guest()?.write(&dir)?;
+            println!("{}", dir.display());
+        }
+        Command::Test { quick: true } => test::quick(Steps::Shown)?,
+        Command::Test { quick: false } => test::all(Steps::Shown)?,
+        Command::Size { kernel } => {
+            install::for_boards(&Arch::ALL, Steps::Shown)?;
+            test::budgets(kernel, Steps::Shown)?;
+        }
+        Command::Deny => deny::check()?,
         Command::Check { file } => board::check(&file)?,
         Command::Install => install::for_boards(&Arch::ALL, Steps::Shown)?,
     }
@@ -104,6 +157,30 @@ impl BoardArgs {
         install::for_boards(&[guest.board().arch], Steps::Shown)?;
         Ok(guest.memory(&self.memory).steps(Steps::Shown))
     }
+}
+
+fn boot(args: &BootArgs) -> Result<ExitCode> {
+    let guest = args.board.guest()?;
+    let (name, board) = (guest.board().name.clone(), guest.board().board.clone());
+    let mut booting = None;
+    let guest = guest.on_serial(move |line| {
+        booting.get_or_insert_with(|| Steps::Shown.wait("the kernel boots"));
+        // "[    2.391877] plimsoll: ..."
+        if let Some((time, said)) = line.split_once("] plimsoll: ") {
+            booting = Some(None);
+            eprintln!("{:>9}  guest: {said}", time.trim_start_matches(['[', ' ']));
+        }
+    });
+    let outcome = guest.run(&report::script(&board)?)?;
+    if let Some(path) = &args.serial {
+        fs::write(path, &outcome.serial)?;
+    }
+    let report = report::report(&name, &board, &outcome.text())?;
+    println!("\n{}", report.table());
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    Ok(if report.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn guest(args: &GuestArgs) -> Result<ExitCode> {

@@ -3,6 +3,8 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -30,7 +32,7 @@ impl Steps {
             return work();
         }
         let start = Instant::now();
-        let bar = spinner(what.to_string());
+        let bar = self.wait(what.to_string());
         let result = work();
         drop(bar);
         let mark = if result.is_ok() { "" } else { "  FAILED" };
@@ -45,6 +47,14 @@ impl Steps {
         }
     }
 
+    /// A spinner for something whose end is known elsewhere: it shows itself
+    /// after two seconds and vanishes when dropped.
+    #[must_use]
+    pub fn wait(self, what: impl Into<String>) -> Option<Spinner> {
+        let shown = self == Self::Shown && std::io::stderr().is_terminal();
+        shown.then(|| Spinner::start(what.into()))
+    }
+
     fn line(self, took: Duration, what: impl Display) {
         eprintln!("{:>9}  {what}", seconds(took));
     }
@@ -56,30 +66,29 @@ pub fn seconds(duration: Duration) -> String {
     format!("{}.{:03} s", duration.as_secs(), duration.subsec_millis())
 }
 
-/// A spinner that shows itself after [`BAR_AFTER`] and vanishes when dropped.
-struct Spinner {
-    done: std::sync::mpsc::Sender<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
+/// See [`Steps::wait`].
+pub struct Spinner {
+    done: Sender<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
-fn spinner(what: String) -> Option<Spinner> {
-    if !std::io::stderr().is_terminal() {
-        return None;
+impl Spinner {
+    fn start(what: String) -> Self {
+        let (done, wait) = channel();
+        let thread = std::thread::spawn(move || {
+            if wait.recv_timeout(BAR_AFTER) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+                .with_style(ProgressStyle::default_spinner())
+                .with_message(what)
+                .with_elapsed(BAR_AFTER);
+            bar.enable_steady_tick(TICK);
+            let _ended = wait.recv();
+            bar.finish_and_clear();
+        });
+        Self { done, thread: Some(thread) }
     }
-    let (done, wait) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        if wait.recv_timeout(BAR_AFTER) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            return;
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
-            .with_style(ProgressStyle::default_spinner())
-            .with_message(what)
-            .with_elapsed(BAR_AFTER);
-        bar.enable_steady_tick(TICK);
-        let _ended = wait.recv();
-        bar.finish_and_clear();
-    });
-    Some(Spinner { done, thread: Some(thread) })
 }
 
 impl Drop for Spinner {

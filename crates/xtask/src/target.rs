@@ -17,6 +17,19 @@ use crate::{command, repository};
 /// The Cargo profile of what is shipped.
 pub const PROFILE: &str = "board";
 
+/// Flags of rustc for every architecture.
+const FLAGS: [&str; 8] = [
+    "-Clinker=rust-lld",
+    "-Clinker-flavor=ld.lld",
+    // No start files and libraries of a libc.
+    "-Clink-self-contained=no",
+    "-Cdefault-linker-libraries=no",
+    "-Crelocation-model=static",
+    "-Ctarget-feature=+crt-static",
+    "-Cforce-unwind-tables=no",
+    "-Clink-arg=--no-eh-frame-hdr",
+];
+
 /// What is built for a board.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -46,10 +59,27 @@ pub fn build(arch: Arch, steps: Steps) -> Result<Binaries> {
     Ok(Binaries { plimsoll: dir.join("plimsoll"), load: dir.join("load") })
 }
 
+/// Builds plimsoll once more with its symbols, for looking into it. The code is
+/// the same to the byte; it lies in a directory of its own.
+pub fn build_with_symbols(arch: Arch, steps: Steps) -> Result<PathBuf> {
+    let toolchain = Toolchain::find(arch, steps)?;
+    let dir = target_dir()?.join("symbols");
+    steps.run(format_args!("plimsoll for {arch} with its symbols"), || {
+        let mut build = toolchain.cargo("build")?;
+        build.args(["--package", "plimsoll", "--bin", "plimsoll", "--target-dir"]).arg(&dir);
+        build.args(["--config", &format!("profile.{PROFILE}.strip=false")]);
+        command::output(&mut build)
+    })?;
+    Ok(dir.join(&toolchain.triple).join(PROFILE).join("plimsoll"))
+}
+
 /// Where Cargo puts what it builds.
 pub fn target_dir() -> Result<PathBuf> {
-    let metadata = cargo_metadata::MetadataCommand::new().no_deps().exec()?;
-    Ok(metadata.target_directory.into())
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(repository()).args(["metadata", "--no-deps", "--format-version=1"]);
+    let metadata: serde_json::Value = serde_json::from_str(&command::output(&mut cargo)?)?;
+    let dir = metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?;
+    Ok(dir.into())
 }
 
 impl Toolchain {
@@ -82,23 +112,24 @@ impl Toolchain {
         Ok(Self { triple, foreign: Some((compiler.join("usr/bin/rustc"), library.join("usr"))) })
     }
 
+    /// Whether it is another one than what built xtask.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
+    }
+
     /// A Cargo command for this target with the flags it needs.
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
-        let mut flags = vec![
-            "-Clinker=rust-lld",
-            "-Clinker-flavor=ld.lld",
-            // No start files and libraries of a libc.
-            "-Clink-self-contained=no",
-            "-Cdefault-linker-libraries=no",
-            "-Crelocation-model=static",
-            "-Ctarget-feature=+crt-static",
-        ]
-        .into_iter()
-        .map(String::from)
-        .collect::<Vec<_>>();
+        let mut flags = FLAGS.map(String::from).to_vec();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("target.ld");
+        flags.push(format!("-Clink-arg=-T{}", script.display()));
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repository()).arg(subcommand);
         cargo.args(["--profile", PROFILE, "--target", &self.triple]);
+        if self.triple.starts_with("aarch64") {
+            // Atomics in place: the library's ask a libc for the CPU's features.
+            flags.push("-Ctarget-feature=-outline-atomics".into());
+        }
         if let Some((rustc, sysroot)) = &self.foreign {
             flags.push(format!("--sysroot={}", sysroot.display()));
             cargo.env("RUSTC", rustc);

@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use heapless::String;
 
 use super::faults::{Faults, KEY_PATH_MAX};
-use super::raw::{self, Raw};
+use super::raw::{Raw, Values};
 use super::{
     Board, CpuWeight, HIGH, Host, Identity, NOT_ABOVE_MAX, OnLimitFailure, PartitionSize, Qm,
     VarQm, compare, json, keys, payloads, text,
@@ -20,24 +20,22 @@ const APART: &str = "cgroups of which QM's is neither in nor above another";
 
 /// What the decoded file means. `text` is that file.
 pub(super) fn board<'a>(raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) -> Board<'a> {
-    let mut board = Board { qm: qm(&raw.qm, text, faults), ..Board::default() };
-    host(&mut board.host, raw);
-    keep_apart(&mut board, raw, text, faults);
-    set(&mut board.image_bytes, raw.image.image_size.and_then(text::some_size));
-    board.var_qm = var_qm(&raw.image.partitions, board.image_bytes, text, faults);
-    board.modules =
-        raw.modules.0.iter().copied().filter(|module| text::is_module(module)).collect();
-    match raw.handoff.init {
+    let values = raw.top();
+    let mut board = Board { qm: qm(values, text, faults), host: host(values), ..Board::default() };
+    keep_apart(&mut board, values, text, faults);
+    set(&mut board.image_bytes, values.text("image.image_size").and_then(text::some_size));
+    board.var_qm = var_qm(values, board.image_bytes, text, faults);
+    board.modules = values.texts("modules[]", text::is_module);
+    match values.text("handoff.init") {
         Some("none") => board.next_init = None,
         Some(path) => board.next_init = Some(path),
         None => {}
     }
-    set(&mut board.init_oom_score_adj, raw.handoff.oom_score_adj);
-    set(&mut board.mend_drift, raw.mend_drift);
+    set(&mut board.init_oom_score_adj, values.number("handoff.oom_score_adj"));
+    set(&mut board.mend_drift, values.flag("mend_drift"));
     let host_score = board.host.oom_score_adj.unwrap_or(0);
     let qm_score = board.qm.oom_score_adj;
-    let mut payloads = payloads::Check { text, faults, host_score, qm_score };
-    board.payloads = payloads.all(&raw.payloads);
+    board.payloads = payloads::Check { text, faults, host_score, qm_score }.all(raw);
     board
 }
 
@@ -47,57 +45,60 @@ fn set<T>(to: &mut T, value: Option<T>) {
     }
 }
 
-fn qm<'a>(raw: &raw::Qm<'a>, text: &'a [u8], faults: &mut Faults) -> Qm<'a> {
+fn qm<'a>(values: Values<'_, 'a>, text: &[u8], faults: &mut Faults) -> Qm<'a> {
     let mut qm = Qm::default();
-    let limits = &raw.memory_limit;
-    set(&mut qm.fallback_max, raw.fallback_max.and_then(text::fallback));
-    qm.memory_max = limits.max.and_then(text::ceiling).unwrap_or(qm.fallback_max);
-    set(&mut qm.memory_high, limits.high.and_then(text::ceiling));
-    set(&mut qm.memory_min, limits.min.and_then(text::limit));
-    set(&mut qm.memory_low, limits.low.and_then(text::limit));
-    set(&mut qm.swap_max, limits.swap_max.and_then(text::limit));
+    let limit = |path| values.text(path).and_then(text::limit);
+    set(&mut qm.fallback_max, limit("qm.fallback_max"));
+    qm.memory_max = limit("qm.memory_limit.max").unwrap_or(qm.fallback_max);
+    set(&mut qm.memory_high, limit(HIGH));
+    set(&mut qm.memory_min, limit("qm.memory_limit.min"));
+    set(&mut qm.memory_low, limit("qm.memory_limit.low"));
+    set(&mut qm.swap_max, limit("qm.memory_limit.swap_max"));
     let above = qm.memory_high != Limit::Infinity
         && compare(qm.memory_high, qm.memory_max) == Some(Ordering::Greater);
     // Against a default that stands for what was refused, it says nothing.
     if above && !faults.within("qm") {
         faults.refuse_key(text, HIGH, NOT_ABOVE_MAX);
     }
-    set(&mut qm.cgroup, raw.cgroup);
-    set(&mut qm.oom_group, raw.oom_group);
-    set(&mut qm.oom_score_adj, raw.oom_score_adj);
+    set(&mut qm.cgroup, values.text("qm.cgroup"));
+    set(&mut qm.oom_group, values.flag("qm.oom_group"));
+    set(&mut qm.oom_score_adj, values.number("qm.oom_score_adj"));
     if let Some(raw) = json::raw(text, "qm.pids_max") {
         qm.pids_max = raw.parse().ok();
     }
     if let Some(raw) = json::raw(text, "qm.cpu_weight") {
         qm.cpu_weight = raw.parse().map_or(CpuWeight::Idle, CpuWeight::Weight);
     }
-    if raw.on_limit_failure == Some("hold") {
+    if values.text("qm.on_limit_failure") == Some("hold") {
         qm.on_limit_failure = OnLimitFailure::Hold;
     }
     qm
 }
 
-fn host<'a>(host: &mut Host<'a>, raw: &Raw<'a>) {
-    set(&mut host.oom_score_adj, raw.host.oom_score_adj.map(Some));
-    if raw.image.enable_oom_protection == Some(false) {
+fn host<'a>(values: Values<'_, 'a>) -> Host<'a> {
+    let mut host = Host::default();
+    set(&mut host.oom_score_adj, values.number("host.oom_score_adj").map(Some));
+    if values.flag("image.enable_oom_protection") == Some(false) {
         host.oom_score_adj = None;
     }
-    set(&mut host.memory_min_bytes, raw.image.cg_memory_min.and_then(text::some_size).map(Some));
-    if raw.image.enable_reclaim_protection == Some(false) {
+    let min = values.text("image.cg_memory_min").and_then(text::some_size);
+    set(&mut host.memory_min_bytes, min.map(Some));
+    if values.flag("image.enable_reclaim_protection") == Some(false) {
         host.memory_min_bytes = None;
     }
-    if let Some(cgroups) = &raw.host.cgroups {
-        host.cgroups = cgroups.0.iter().copied().filter(|path| text::is_cgroup(path)).collect();
+    if values.has("host.cgroups") {
+        host.cgroups = values.texts("host.cgroups[]", text::is_cgroup);
     }
+    host
 }
 
 /// A limit on QM must not be one on the host, nor protection of the host be
 /// QM's.
-fn keep_apart<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &[u8], faults: &mut Faults) {
+fn keep_apart(board: &mut Board<'_>, values: Values<'_, '_>, text: &[u8], faults: &mut Faults) {
     let touches = |qm: &str, host: &str| text::is_inside(qm, host) || text::is_inside(host, qm);
     let touched =
         |board: &Board<'_>| board.host.cgroups.iter().any(|host| touches(board.qm.cgroup, host));
-    if raw.qm.cgroup.is_some() && touched(board) {
+    if values.has("qm.cgroup") && touched(board) {
         faults.refuse_key(text, "qm.cgroup", APART);
         board.qm.cgroup = Qm::default().cgroup;
     }
@@ -109,46 +110,45 @@ fn keep_apart<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &[u8], faults: &mu
 }
 
 fn var_qm<'a>(
-    raw: &raw::Partitions<'a>,
+    values: Values<'_, 'a>,
     image_bytes: u64,
     text: &[u8],
     faults: &mut Faults,
 ) -> Option<VarQm<'a>> {
-    let var = size(&raw.var, VAR, text, faults);
-    let Some(raw) = &raw.var_qm else {
-        fits(&[(VAR, var)], image_bytes, text, faults);
-        return may_hide_var_qm(faults).then(VarQm::unknown);
-    };
-    let own = size(raw, VAR_QM, text, faults);
+    let var = size(values, VAR, text, faults);
+    let own = size(values, VAR_QM, text, faults);
     fits(&[(VAR, var), (VAR_QM, own)], image_bytes, text, faults);
+    if !values.has(VAR_QM) {
+        return may_hide_var_qm(faults).then(VarQm::unknown);
+    }
     if own.is_none() && !faults.within(VAR_QM) {
         faults.refuse_key(text, VAR_QM, ONE_SIZE);
     }
     if let Some(PartitionSize::Bytes(0) | PartitionSize::RelativeBillionths(0)) = own {
         return None;
     }
-    let mut var_qm = VarQm {
-        size: own.unwrap_or(PartitionSize::External),
-        identity: Identity {
-            partition_uuid: raw.uuid.and_then(text::uuid),
-            fs_uuid: raw.fs_uuid.and_then(text::uuid),
-            label: raw.label,
-        },
-        options: raw.options.unwrap_or_default(),
-        wait_secs: raw.wait_secs.unwrap_or(VarQm::WAIT_SECS),
-        start_qm_without: raw.on_failure == Some("start"),
-        ..VarQm::unknown()
-    };
+    let mut var_qm = VarQm::unknown();
+    var_qm.start_qm_without = values.text("image.partitions.var_qm.on_failure") == Some("start");
     if may_hide_identity(faults) {
-        var_qm = VarQm { start_qm_without: var_qm.start_qm_without, ..VarQm::unknown() };
+        return Some(var_qm);
     }
+    set(&mut var_qm.size, own);
+    var_qm.identity = Identity {
+        partition_uuid: values.text("image.partitions.var_qm.uuid").and_then(text::uuid),
+        fs_uuid: values.text("image.partitions.var_qm.fs_uuid").and_then(text::uuid),
+        label: values.text("image.partitions.var_qm.label"),
+    };
+    set(&mut var_qm.options, values.text("image.partitions.var_qm.options"));
+    var_qm.wait_secs = values
+        .number("image.partitions.var_qm.wait_secs")
+        .map_or(VarQm::WAIT_SECS, |secs| u32::from(secs.unsigned_abs()));
     Some(var_qm)
 }
 
 /// The size given of a partition. With `external` or two sizes there is a
 /// fault, and as in automotive-image-builder `size` goes before `relative_size`.
 fn size(
-    raw: &raw::Partition<'_>,
+    values: Values<'_, '_>,
     partition: &str,
     text: &[u8],
     faults: &mut Faults,
@@ -156,8 +156,8 @@ fn size(
     let key = |name| path(format_args!("{partition}.{name}"));
     let relative = json::raw(text, &key("relative_size")).and_then(text::billionths);
     let relative = relative.map(PartitionSize::RelativeBillionths);
-    let bytes = raw.size.and_then(text::size).map(PartitionSize::Bytes);
-    let external = (raw.external == Some(true)).then_some(PartitionSize::External);
+    let bytes = values.text(&key("size")).and_then(text::size).map(PartitionSize::Bytes);
+    let external = (values.flag(&key("external")) == Some(true)).then_some(PartitionSize::External);
     if external.is_some() && bytes.or(relative).is_some() {
         faults.refuse_key(text, &key("external"), ONE_SIZE);
     } else if bytes.is_some() && relative.is_some() {

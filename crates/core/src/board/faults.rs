@@ -2,6 +2,8 @@
 
 use core::fmt::Write as _;
 
+use core::fmt;
+
 use heapless::{String, Vec};
 
 use super::json::{self, Span};
@@ -32,6 +34,21 @@ pub struct Fault {
     pub line: u32,
     /// Column of the value in characters, from 1; 0 where no file is meant.
     pub column: u32,
+}
+
+impl fmt::Display for Fault {
+    /// As a compiler would say it: `LINE:COLUMN: FIELD: found VALUE, allowed is ...`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, value, allowed, line, column } = self;
+        if *line > 0 {
+            write!(f, "{line}:{column}: ")?;
+        }
+        if !path.is_empty() {
+            write!(f, "{path}: ")?;
+        }
+        let value = if value.is_empty() { "nothing" } else { value };
+        write!(f, "found {value}, allowed is {allowed}")
+    }
 }
 
 /// The faults of one board file.

@@ -266,8 +266,7 @@ mod tests {
         for (at, key) in KEYS.iter().enumerate() {
             assert_eq!(find(&key.path.replace("[]", "[7]")), Some(at), "{}", key.path);
         }
-        for path in ["", "modules[1][2]", "payloads.name", "qm.max", "qm[0]", "names"]
-        {
+        for path in ["", "modules[1][2]", "payloads.name", "qm.max", "qm[0]", "names"] {
             assert_eq!(find(path), None, "{path}");
         }
     }

@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use super::check::path;
 use super::faults::Faults;
-use super::raw::{self, List};
+use super::raw::{Raw, Values};
 use super::{COMMAND_WORDS_MAX, PAYLOADS_MAX, Payload, Restart, Side, text};
 
 /// Restarts in any 60 seconds where the file says nothing: enough for a crash
@@ -24,29 +24,32 @@ pub(super) struct Check<'t, 'f> {
 impl Check<'_, '_> {
     /// The payloads that can be run. One without name, side or command is left
     /// out.
-    pub(super) fn all<'a>(
-        &mut self,
-        raw: &List<raw::Payload<'a>, PAYLOADS_MAX>,
-    ) -> Vec<Payload<'a>, PAYLOADS_MAX> {
+    pub(super) fn all<'a>(mut self, raw: &Raw<'a>) -> Vec<Payload<'a>, PAYLOADS_MAX> {
         let mut payloads: Vec<Payload<'a>, PAYLOADS_MAX> = Vec::new();
-        for (index, raw) in raw.0.iter().enumerate() {
-            let Some(payload) = self.one(index, raw) else { continue };
+        for index in 0..PAYLOADS_MAX {
+            let values = raw.payload(index);
+            if !values.has("payloads[]") {
+                break;
+            }
+            let Some(payload) = self.one(index, values) else { continue };
             if payloads.iter().any(|other| other.name == payload.name) {
                 self.refuse(index, "name", "a name that no other payload has");
             } else {
-                // One for one out of a list of the same capacity: it fits.
+                // One for one out of no more than fit.
                 let _ = payloads.push(payload);
             }
         }
         payloads
     }
 
-    fn one<'a>(&mut self, index: usize, raw: &raw::Payload<'a>) -> Option<Payload<'a>> {
-        let name = self.required(index, "name", raw.name);
-        let side = self.required(index, "side", raw.side);
-        let words = self.required(index, "command", raw.command.as_ref());
-        let command: Vec<&'a str, COMMAND_WORDS_MAX> = words?.0.clone();
+    fn one<'a>(&mut self, index: usize, values: Values<'_, 'a>) -> Option<Payload<'a>> {
+        let name = self.required(index, "name", values.text("payloads[].name"));
+        let side = self.required(index, "side", values.text("payloads[].side"));
+        let has_command = values.has("payloads[].command").then_some(());
+        self.required(index, "command", has_command)?;
         let (name, side) = (name?, if side? == "qm" { Side::Qm } else { Side::Host });
+        let command: Vec<&'a str, COMMAND_WORDS_MAX> =
+            values.texts("payloads[].command[]", |_| true);
         if !command.iter().all(|word| text::is_word(word)) {
             return None;
         }
@@ -54,7 +57,7 @@ impl Check<'_, '_> {
             self.refuse(index, "command", "1 to 16 strings, the first an absolute path");
             return None;
         }
-        let mut score = raw.oom_score_adj;
+        let mut score = values.number("payloads[].oom_score_adj");
         if side == Side::Qm && score.is_some_and(|score| score < 0) {
             self.refuse(index, "oom_score_adj", "0 to 1000 on the QM side");
             score = None;
@@ -67,12 +70,15 @@ impl Check<'_, '_> {
                 Side::Host => self.host_score,
                 Side::Qm => self.qm_score,
             }),
-            restart: match raw.restart {
+            restart: match values.text("payloads[].restart") {
                 Some("on-failure") => Restart::OnFailure,
                 Some("always") => Restart::Always,
                 _ => Restart::No,
             },
-            restart_max: raw.restart_max.unwrap_or(RESTART_MAX),
+            restart_max: values
+                .number("payloads[].restart_max")
+                .and_then(|max| u8::try_from(max).ok())
+                .unwrap_or(RESTART_MAX),
         })
     }
 

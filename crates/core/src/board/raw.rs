@@ -1,169 +1,218 @@
 //! The board file as decoded, before any check.
 //!
-//! Unknown keys are ignored here because the walk over the text refuses them.
-//! What is a number or a word (`qm.cpu_weight`) or has a fraction
-//! (`relative_size`) has no field: it is taken from the text.
+//! One visitor goes by the table of keys: a derived struct per object would cost
+//! 16 KiB more of code, a sixth of what the binary may have. What has no JSON
+//! type of its own (a number or a word, a fraction) is left to the text.
+//!
+//! The reader recurses as deep as the table of keys, five levels.
 
 use core::fmt;
-use core::marker::PhantomData;
 
 use heapless::Vec;
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
+use super::keys::{self, KEYS, Kind};
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
 
-/// A board file as decoded; what it leaves out is `None` or empty.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
+/// Values of a file that has everything as often as it may; a payload has
+/// eight keys.
+const VALUES_MAX: usize =
+    KEYS.len() + MODULES_MAX + HOST_CGROUPS_MAX + PAYLOADS_MAX * (8 + COMMAND_WORDS_MAX);
+
+/// A board file as decoded: its values in the order of the text.
+#[derive(Debug, Default)]
 pub struct Raw<'a> {
-    #[serde(borrow)]
-    pub(super) qm: Qm<'a>,
-    #[serde(borrow)]
-    pub(super) image: Image<'a>,
-    #[serde(borrow)]
-    pub(super) host: Host<'a>,
-    #[serde(borrow)]
-    pub(super) handoff: Handoff<'a>,
-    #[serde(borrow)]
-    pub(super) modules: List<&'a str, MODULES_MAX>,
-    #[serde(borrow)]
-    pub(super) payloads: List<Payload<'a>, PAYLOADS_MAX>,
-    pub(super) mend_drift: Option<bool>,
+    values: Vec<Entry<'a>, VALUES_MAX>,
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Qm<'a> {
-    #[serde(borrow)]
-    pub(super) memory_limit: MemoryLimit<'a>,
-    #[serde(borrow)]
-    pub(super) cgroup: Option<&'a str>,
-    pub(super) oom_group: Option<bool>,
-    pub(super) oom_score_adj: Option<i16>,
-    #[serde(borrow)]
-    pub(super) fallback_max: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) on_limit_failure: Option<&'a str>,
+#[derive(Clone, Copy, Debug)]
+struct Entry<'a> {
+    /// Place of the key in [`KEYS`].
+    key: usize,
+    /// The payload it is of; 0 outside of payloads.
+    payload: usize,
+    value: Value<'a>,
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct MemoryLimit<'a> {
-    #[serde(borrow)]
-    pub(super) max: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) high: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) min: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) low: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) swap_max: Option<&'a str>,
+#[derive(Clone, Copy, Debug)]
+enum Value<'a> {
+    /// An object or array is there; what it holds has entries of its own.
+    Opened,
+    Flag(bool),
+    Number(i16),
+    Text(&'a str),
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Image<'a> {
-    pub(super) enable_oom_protection: Option<bool>,
-    pub(super) enable_reclaim_protection: Option<bool>,
-    #[serde(borrow)]
-    pub(super) cg_memory_min: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) image_size: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) partitions: Partitions<'a>,
+/// The values of the file, or those of one payload.
+#[derive(Clone, Copy)]
+pub(super) struct Values<'r, 'a> {
+    raw: &'r Raw<'a>,
+    payload: usize,
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Partitions<'a> {
-    #[serde(borrow)]
-    pub(super) var: Partition<'a>,
-    #[serde(borrow)]
-    pub(super) var_qm: Option<Partition<'a>>,
-}
+impl<'a> Raw<'a> {
+    pub(super) fn top(&self) -> Values<'_, 'a> {
+        self.payload(0)
+    }
 
-/// Of `var` only the size is ever set.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Partition<'a> {
-    #[serde(borrow)]
-    pub(super) size: Option<&'a str>,
-    pub(super) external: Option<bool>,
-    #[serde(borrow)]
-    pub(super) uuid: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) fs_uuid: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) label: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) options: Option<&'a str>,
-    pub(super) wait_secs: Option<u32>,
-    #[serde(borrow)]
-    pub(super) on_failure: Option<&'a str>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Host<'a> {
-    #[serde(borrow)]
-    pub(super) cgroups: Option<List<&'a str, HOST_CGROUPS_MAX>>,
-    pub(super) oom_score_adj: Option<i16>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Handoff<'a> {
-    #[serde(borrow)]
-    pub(super) init: Option<&'a str>,
-    pub(super) oom_score_adj: Option<i16>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-pub(super) struct Payload<'a> {
-    #[serde(borrow)]
-    pub(super) name: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) side: Option<&'a str>,
-    #[serde(borrow)]
-    pub(super) command: Option<List<&'a str, COMMAND_WORDS_MAX>>,
-    pub(super) oom_score_adj: Option<i16>,
-    #[serde(borrow)]
-    pub(super) restart: Option<&'a str>,
-    pub(super) restart_max: Option<u8>,
-}
-
-/// A JSON array of at most `N`.
-#[derive(Debug)]
-pub(super) struct List<T, const N: usize>(pub(super) Vec<T, N>);
-
-impl<T, const N: usize> Default for List<T, N> {
-    fn default() -> Self {
-        Self(Vec::new())
+    pub(super) fn payload(&self, payload: usize) -> Values<'_, 'a> {
+        Values { raw: self, payload }
     }
 }
 
-impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for List<T, N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Items<T, const N: usize>(PhantomData<T>);
+impl<'r, 'a: 'r> Values<'r, 'a> {
+    fn all(self, path: &str) -> impl Iterator<Item = Value<'a>> + use<'r, 'a> {
+        let key = keys::find(path);
+        let is_meant =
+            move |entry: &&Entry<'_>| Some(entry.key) == key && entry.payload == self.payload;
+        self.raw.values.iter().filter(is_meant).map(|entry| entry.value)
+    }
 
-        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Items<T, N> {
-            type Value = List<T, N>;
+    pub(super) fn has(self, path: &str) -> bool {
+        self.all(path).next().is_some()
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
+    pub(super) fn flag(self, path: &str) -> Option<bool> {
+        match self.all(path).next() {
+            Some(Value::Flag(flag)) => Some(flag),
+            _ => None,
+        }
+    }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut list = List::default();
-                while let Some(item) = seq.next_element()? {
-                    list.0.push(item).map_err(|_| A::Error::custom("too long"))?;
-                }
-                Ok(list)
+    pub(super) fn number(self, path: &str) -> Option<i16> {
+        match self.all(path).next() {
+            Some(Value::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    pub(super) fn text(self, path: &str) -> Option<&'a str> {
+        match self.all(path).next() {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Those elements of an array that are accepted, as many as fit; its path
+    /// with `[]`.
+    pub(super) fn texts<const N: usize>(
+        self,
+        path: &str,
+        accepts: fn(&str) -> bool,
+    ) -> Vec<&'a str, N> {
+        let mut texts = Vec::new();
+        for value in self.all(path) {
+            if let Value::Text(text) = value
+                && accepts(text)
+                && texts.push(text).is_err()
+            {
+                break;
             }
         }
+        texts
+    }
+}
 
-        deserializer.deserialize_seq(Items(PhantomData))
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut raw = Self::default();
+        let top = Reader { raw: &mut raw, key: None, payload: 0 };
+        deserializer.deserialize_map(top)?;
+        Ok(raw)
+    }
+}
+
+/// Reads the value of one key, `None` being the whole file.
+struct Reader<'r, 'a> {
+    raw: &'r mut Raw<'a>,
+    key: Option<usize>,
+    payload: usize,
+}
+
+impl<'a> Reader<'_, 'a> {
+    fn path(&self) -> &'static str {
+        self.key.and_then(|key| KEYS.get(key)).map_or("", |key| key.path)
+    }
+
+    fn push<E: Error>(&mut self, value: Value<'a>) -> Result<(), E> {
+        let Some(key) = self.key else { return Ok(()) };
+        let entry = Entry { key, payload: self.payload, value };
+        self.raw.values.push(entry).map_err(|_| E::custom("too many values"))
+    }
+
+    /// What reads a value within this one.
+    fn within(&mut self, key: usize, payload: usize) -> Reader<'_, 'a> {
+        Reader { raw: &mut *self.raw, key: Some(key), payload }
+    }
+}
+
+/// Place of the key called `name` in the object at `parent`.
+fn child(parent: &str, name: &str) -> Option<usize> {
+    let is_child = |path: &str| {
+        let rest = path.strip_prefix(parent);
+        rest.and_then(|rest| if parent.is_empty() { Some(rest) } else { rest.strip_prefix('.') })
+            == Some(name)
+    };
+    KEYS.iter().position(|key| is_child(key.path))
+}
+
+impl<'de: 'a, 'a> DeserializeSeed<'de> for Reader<'_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
+        let value = match self.key.and_then(|key| KEYS.get(key)).map(|key| key.kind) {
+            Some(Kind::Object) => {
+                self.push(Value::Opened)?;
+                return deserializer.deserialize_map(self);
+            }
+            Some(Kind::Array(_)) => {
+                self.push(Value::Opened)?;
+                return deserializer.deserialize_seq(self);
+            }
+            Some(Kind::Boolean) => Value::Flag(bool::deserialize(deserializer)?),
+            Some(Kind::Integer(..)) => Value::Number(i16::deserialize(deserializer)?),
+            Some(Kind::Text(_)) => Value::Text(<&str>::deserialize(deserializer)?),
+            Some(Kind::WordOrInteger(..) | Kind::Fraction) | None => {
+                return IgnoredAny::deserialize(deserializer).map(|_| ());
+            }
+        };
+        self.push(value)
+    }
+}
+
+impl<'de: 'a, 'a> Visitor<'de> for Reader<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or array of the table of keys")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key()? {
+            let payload = self.payload;
+            match child(self.path(), name) {
+                Some(key) => map.next_value_seed(self.within(key, payload))?,
+                None => {
+                    let _: IgnoredAny = map.next_value()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let array = self.path();
+        let element = KEYS.iter().position(|key| key.path.strip_suffix("[]") == Some(array));
+        let Some(key) = element else { return Err(A::Error::custom("an array without elements")) };
+        let objects = KEYS.get(key).is_some_and(|key| matches!(key.kind, Kind::Object));
+        for index in 0.. {
+            let payload = if objects { index } else { self.payload };
+            if seq.next_element_seed(self.within(key, payload))?.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,564 @@
+//! Board files: what is refused, what is then left, and that both decoders
+//! agree on it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use plimsoll_core::board::keys::{DOCS, KEYS};
+use plimsoll_core::board::{
+    self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Identity, OnLimitFailure, PartitionSize,
+    Restart, Side, Uuid,
+};
+use plimsoll_core::limit::{Limit, Memory};
+use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
+
+const EVERY_KEY: &str = include_str!("board/every-key.json");
+/// What the table of mistakes checks to still count.
+const REST: &str = r#""mend_drift": false, "#;
+
+fn boards() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "..", "boards"].iter().collect()
+}
+
+/// Reads with both decoders, hands over what they agree on.
+fn read<T>(text: &[u8], look: impl FnOnce(&Board<'_>, &Faults) -> T) -> T {
+    let (mut small, mut large) = (text.to_vec(), text.to_vec());
+    let (mut faults, mut large_faults) = (Faults::default(), Faults::default());
+    let board = board::read(&mut small, board::decode_core, &mut faults);
+    let large = board::read(&mut large, |t| serde_json::from_slice(t).ok(), &mut large_faults);
+    assert_eq!(board, large);
+    assert_eq!(faults, large_faults);
+    assert!(faults.iter().all(|fault| fault.allowed != "a file that can be decoded"));
+    if !faults.is_empty() {
+        assert_ne!(board.qm.memory_max, Limit::Infinity);
+        assert!(board.qm.pids_max.is_some());
+    }
+    look(&board, &faults)
+}
+
+fn accepted<T>(text: &str, look: impl FnOnce(&Board<'_>) -> T) -> T {
+    read(text.as_bytes(), |board, faults| {
+        assert!(faults.is_empty(), "{text}: {faults:?}");
+        look(board)
+    })
+}
+
+/// The document whose only value is at this path, arrays with one element.
+fn document(path: &str, value: &str) -> String {
+    path.rsplit('.').fold(value.to_owned(), |value, part| match part.strip_suffix("[]") {
+        Some(name) => format!(r#"{{"{name}": [{value}]}}"#),
+        None => format!(r#"{{"{part}": {value}}}"#),
+    })
+}
+
+/// Members, the path at fault, its value, part of what is allowed.
+#[rustfmt::skip]
+const MISTAKES: &[(&str, &str, &str, &str)] = &[
+    (r#""qn": {}"#, "qn", "{", "a key of boards/README.md"),
+    (r#""": 1"#, "\"\"", "1", "a key of"),
+    (r#""qm.cgroup": "/a""#, "\"qm.cgroup\"", "\"/a\"", "a key of"),
+    (r#""qm": {"memory_limit": {"maximum": "40%"}}"#, "qm.memory_limit.maximum", "\"40%\"", "a key of"),
+    (r#""image": {"partitions": {"var_qn": {"size": "1 GiB"}}}"#, "image.partitions.var_qn", "{", "a key of"),
+    (r#""qm": []"#, "qm", "[", "an object"),
+    (r#""qm": null"#, "qm", "null", "an object"),
+    (r#""qm": {"oom_group": 1}"#, "qm.oom_group", "1", "true or false"),
+    (r#""modules": "virtio""#, "modules", "\"virtio\"", "at most 48"),
+    (r#""modules": ["virtio", 1]"#, "modules[1]", "1", "a name such as"),
+    (r#""modules": ["virtio-blk"]"#, "modules[0]", "\"virtio-blk\"", "with underscores"),
+    (r#""qm": {"oom_group": true, "oom_group": true}"#, "qm.oom_group", "true", "each key once"),
+    (r#""qm": {"memory_limit": {"max": "40 %"}}"#, "qm.memory_limit.max", "\"40 %\"", "above 0: `N%`"),
+    (r#""qm": {"memory_limit": {"max": " 40%"}}"#, "qm.memory_limit.max", "\" 40%\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": "101%"}}"#, "qm.memory_limit.max", "\"101%\"", "up to 100 %"),
+    (r#""qm": {"memory_limit": {"max": "0"}}"#, "qm.memory_limit.max", "\"0\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": "0%"}}"#, "qm.memory_limit.max", "\"0%\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": ""}}"#, "qm.memory_limit.max", "\"\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": "banana"}}"#, "qm.memory_limit.max", "\"banana\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": "2 GiB"}}"#, "qm.memory_limit.max", "\"2 GiB\"", "B K M G T P E"),
+    (r#""qm": {"memory_limit": {"max": 40}}"#, "qm.memory_limit.max", "40", "above 0"),
+    (r#""qm": {"memory_limit": {"high": "0B"}}"#, "qm.memory_limit.high", "\"0B\"", "above 0"),
+    (r#""qm": {"memory_limit": {"max": "40%", "high": "40.01%"}}"#, "qm.memory_limit.high", "\"40.01%\"", "not above qm.memory_limit.max"),
+    (r#""qm": {"memory_limit": {"max": "1G", "high": "1025M"}}"#, "qm.memory_limit.high", "\"1025M\"", "not above"),
+    (r#""qm": {"memory_limit": {"high": "35%"}}"#, "qm.memory_limit.high", "\"35%\"", "not above"),
+    (r#""qm": {"memory_limit": {"low": "-1"}}"#, "qm.memory_limit.low", "\"-1\"", "`infinity`"),
+    (r#""qm": {"fallback_max": "infinity"}"#, "qm.fallback_max", "\"infinity\"", "above 0"),
+    (r#""qm": {"cpu_weight": 0}"#, "qm.cpu_weight", "0", "1 to 10000"),
+    (r#""qm": {"cpu_weight": 10001}"#, "qm.cpu_weight", "10001", "1 to 10000"),
+    (r#""qm": {"cpu_weight": 1.5}"#, "qm.cpu_weight", "1.5", "1 to 10000"),
+    (r#""qm": {"cpu_weight": "lazy"}"#, "qm.cpu_weight", "\"lazy\"", "`idle`"),
+    (r#""qm": {"pids_max": 0}"#, "qm.pids_max", "0", "`max`"),
+    (r#""qm": {"oom_score_adj": 1001}"#, "qm.oom_score_adj", "1001", "0 to 1000"),
+    (r#""qm": {"oom_score_adj": -0}"#, "qm.oom_score_adj", "-0", "0 to 1000"),
+    (r#""qm": {"oom_score_adj": 99999999999}"#, "qm.oom_score_adj", "99999999999", "0 to 1000"),
+    (r#""host": {"oom_score_adj": -1001}"#, "host.oom_score_adj", "-1001", "-1000 to 1000"),
+    (r#""handoff": {"oom_score_adj": 1e3}"#, "handoff.oom_score_adj", "1e3", "-1000 to 1000"),
+    (r#""qm": {"on_limit_failure": "ignore"}"#, "qm.on_limit_failure", "\"ignore\"", "`hold`"),
+    (r#""qm": {"cgroup": "/"}"#, "qm.cgroup", "\"/\"", "a path such as"),
+    (r#""qm": {"cgroup": "qm"}"#, "qm.cgroup", "\"qm\"", "a path such as"),
+    (r#""qm": {"cgroup": "/a/../b"}"#, "qm.cgroup", "\"/a/../b\"", "a path such as"),
+    (r#""qm": {"cgroup": "/a//b"}"#, "qm.cgroup", "\"/a//b\"", "a path such as"),
+    (r#""qm": {"cgroup": "/a/"}"#, "qm.cgroup", "\"/a/\"", "a path such as"),
+    (r#""qm": {"cgroup": "/plimsoll/qm"}"#, "qm.cgroup", "\"/plimsoll/qm\"", "not `/plimsoll`"),
+    (r#""qm": {"cgroup": "/system.slice/qm"}"#, "qm.cgroup", "\"/system.slice/qm\"", "neither in nor above"),
+    (r#""qm": {"cgroup": "/a"}, "host": {"cgroups": ["/b", "/a/b"]}"#, "qm.cgroup", "\"/a\"", "neither in nor above"),
+    (r#""host": {"cgroups": ["/qm.service"]}"#, "host.cgroups", "[\"/qm.service\"]", "neither in nor above"),
+    (r#""host": {"cgroups": ["/b", "/plimsoll"]}"#, "host.cgroups[1]", "\"/plimsoll\"", "not `/plimsoll`"),
+    (r#""image": {"cg_memory_min": "64M"}"#, "image.cg_memory_min", "\"64M\"", "KiB"),
+    (r#""image": {"cg_memory_min": "0 MiB"}"#, "image.cg_memory_min", "\"0 MiB\"", "above 0"),
+    (r#""image": {"image_size": 8589934592}"#, "image.image_size", "8589934592", "above 0"),
+    (r#""image": {"image_size": "99999999999 GiB"}"#, "image.image_size", "\"99999999999 GiB\"", "TiB"),
+    (r#""image": {"partitions": {"var_qm": {}}}"#, "image.partitions.var_qm", "{}", "one of relative_size, size"),
+    (r#""image": {"partitions": {"var_qm": {"external": false}}}"#, "image.partitions.var_qm", "{\"external\": false}", "one of"),
+    (r#""image": {"partitions": {"var_qm": {"relative_size": 1}}}"#, "image.partitions.var_qm.relative_size", "1", "below 1"),
+    (r#""image": {"partitions": {"var_qm": {"relative_size": 1e-1}}}"#, "image.partitions.var_qm.relative_size", "1e-1", "nine decimals"),
+    (r#""image": {"partitions": {"var_qm": {"relative_size": -0.1}}}"#, "image.partitions.var_qm.relative_size", "-0.1", "0 to below 1"),
+    (r#""image": {"partitions": {"var_qm": {"relative_size": "10%"}}}"#, "image.partitions.var_qm.relative_size", "\"10%\"", "0 to below 1"),
+    (r#""image": {"partitions": {"var_qm": {"relative_size": 0.1, "size": "1 GiB"}}}"#, "image.partitions.var_qm.relative_size", "0.1", "one of"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "size": "1 GiB"}}}"#, "image.partitions.var_qm.external", "true", "one of"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "relative_size": 0.1}}}"#, "image.partitions.var_qm.external", "true", "one of"),
+    (r#""image": {"partitions": {"var": {"relative_size": 0.1, "size": "1 GiB"}}}"#, "image.partitions.var.relative_size", "0.1", "one of"),
+    (r#""image": {"partitions": {"var": {"relative_size": 0.7}, "var_qm": {"relative_size": 0.7}}}"#, "image.partitions.var_qm.relative_size", "0.7", "less than image_size"),
+    (r#""image": {"image_size": "1001 MB", "partitions": {"var": {"relative_size": 0.5}, "var_qm": {"relative_size": 0.5}}}"#, "image.partitions.var_qm.relative_size", "0.5", "less than image_size"),
+    (r#""image": {"partitions": {"var_qm": {"size": "8 GiB"}}}"#, "image.partitions.var_qm.size", "\"8 GiB\"", "less than image_size"),
+    (r#""image": {"partitions": {"var": {"size": "9 GiB"}}}"#, "image.partitions.var.size", "\"9 GiB\"", "less than image_size"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "uuid": "c36a70ca"}}}"#, "image.partitions.var_qm.uuid", "\"c36a70ca\"", "a UUID"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "uuid": "zzzzzzzz-8827-4e0e-977e-7179ccfe0e65"}}}"#, "image.partitions.var_qm.uuid", "\"zzzzzzzz-8827-4e0e-977e-7179ccfe0e65\"", "a UUID"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "fs_uuid": "00000000-0000-0000-0000-000000000000"}}}"#, "image.partitions.var_qm.fs_uuid", "\"00000000-0000-0000-0000-000000000000\"", "not all zeros"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "label": "12345678901234567890123456789012345678901"}}}"#, "image.partitions.var_qm.label", "\"123456789012345678901234567890123456...", "36 UTF-16 units"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "fstype": "xfs"}}}"#, "image.partitions.var_qm.fstype", "\"xfs\"", "`ext4`"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "noatime,suid"}}}"#, "image.partitions.var_qm.options", "\"noatime,suid\"", "not dev, suid"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "dev"}}}"#, "image.partitions.var_qm.options", "\"dev\"", "not dev, suid"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "remount"}}}"#, "image.partitions.var_qm.options", "\"remount\"", "remount"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "ro,,noexec"}}}"#, "image.partitions.var_qm.options", "\"ro,,noexec\"", "mount options"),
+    (r#""image": {"partitions": {"var_qm": {"external": true, "wait_secs": 31}}}"#, "image.partitions.var_qm.wait_secs", "31", "0 to 30"),
+    (r#""handoff": {"init": "sbin/init"}"#, "handoff.init", "\"sbin/init\"", "an absolute path"),
+    (r#""payloads": [1]"#, "payloads[0]", "1", "an object"),
+    (r#""payloads": [{}, {"name": "a", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "", "name, side and command"),
+    (r#""payloads": [{"name": "a", "side": "host"}]"#, "payloads[0].command", "", "name, side and command"),
+    (r#""payloads": [{"name": "a/b", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "\"a/b\"", "letters"),
+    (r#""payloads": [{"name": "memory.max", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "\"memory.max\"", "letters"),
+    (r#""payloads": [{"name": "a", "side": "both", "command": ["/a"]}]"#, "payloads[0].side", "\"both\"", "`qm`"),
+    (r#""payloads": [{"name": "a", "side": "qm", "command": []}]"#, "payloads[0].command", "[]", "1 to 16"),
+    (r#""payloads": [{"name": "a", "side": "qm", "command": ["sh"]}]"#, "payloads[0].command", "[\"sh\"]", "absolute path"),
+    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"], "oom_score_adj": -1}]"#, "payloads[0].oom_score_adj", "-1", "0 to 1000"),
+    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"], "restart_max": 61}]"#, "payloads[0].restart_max", "61", "0 to 60"),
+    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"]}, {"name": "a", "side": "host", "command": ["/b"]}]"#, "payloads[1].name", "\"a\"", "no other payload"),
+];
+
+#[test]
+fn each_mistake_is_named_and_the_rest_counts() {
+    for (members, path, value, allowed) in MISTAKES {
+        let text = format!("{{{REST}\n  {members}}}");
+        read(text.as_bytes(), |board, faults| {
+            let fault = faults.iter().next().unwrap_or_else(|| panic!("accepted: {text}"));
+            assert_eq!(fault.path, *path, "{text}: {faults:?}");
+            assert_eq!(fault.value, *value, "{text}");
+            assert!(fault.allowed.contains(allowed), "{text}: {}", fault.allowed);
+            assert_eq!((fault.line, fault.column > 2), (2, true), "{text}: {faults:?}");
+            assert!(!board.mend_drift, "{text}");
+        });
+    }
+}
+
+#[test]
+fn one_mistake_is_one_fault() {
+    for (members, ..) in MISTAKES {
+        // What is missing is named key by key.
+        if !members.contains("[{}") {
+            let text = format!("{{{REST}{members}}}");
+            read(text.as_bytes(), |_, faults| {
+                assert_eq!(faults.iter().count(), 1, "{text}: {faults:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_no_json_is_no_board_at_all() {
+    let deep = format!("{{\"a\": {}1{}}}", "[".repeat(40), "]".repeat(40));
+    let long = format!("{{}}{}", " ".repeat(BOARD_BYTES_MAX));
+    for (text, line, column, allowed) in [
+        ("", 1, 1, "an object"),
+        ("[]", 1, 1, "an object"),
+        ("\u{feff}{}", 1, 1, "an object"),
+        ("{", 1, 2, "a key in double quotes"),
+        ("{\n  \"qm\": {},\n}", 3, 1, "a key in double quotes"),
+        ("{\"qm\" {}}", 1, 7, "':'"),
+        ("{\"qm\": }", 1, 8, "a value"),
+        ("{\"qm\": {} \"host\": {}}", 1, 11, "',' or '}'"),
+        ("{\"modules\": [\"é\" \"b\"]}", 1, 18, "',' or ']'"),
+        ("{\"modules\": [\"a\",]}", 1, 18, "a value"),
+        ("{} {}", 1, 4, "nothing after the end"),
+        ("{}\n\0", 2, 1, "nothing after the end"),
+        ("{\"name\": \"a\\u0041\"}", 1, 12, "without escapes"),
+        ("{\"name\": \"a\0\"}", 1, 12, "without control characters"),
+        ("{\"name\": \"a\n\"}", 1, 12, "without control characters"),
+        ("{\"name\": \"a", 1, 12, "ends in"),
+        ("{\"mend_drift\": tru}", 1, 16, "a value"),
+        ("{\"qm\": {\"pids_max\": 01}}", 1, 22, "',' or '}'"),
+        ("{\"qm\": {\"pids_max\": 1.}}", 1, 23, "a digit"),
+        ("{\"qm\": {\"pids_max\": -}}", 1, 22, "a digit"),
+        ("{'qm': 1}", 1, 2, "a key in double quotes"),
+        (&deep, 1, 14, "at most 8 levels"),
+        (&long, 1, 16_385, "at most 16384 bytes"),
+    ] {
+        read(text.as_bytes(), |board, faults| {
+            let fault = faults.iter().last().expect(text);
+            assert_eq!((fault.line, fault.column), (line, column), "{text}: {fault:?}");
+            assert!(fault.allowed.contains(allowed), "{text}: {fault:?}");
+            assert_eq!(*board, Board::default(), "{text}");
+        });
+    }
+    read(b"{\"name\": \"\xff\"}", |board, faults| {
+        let fault = faults.iter().next().unwrap();
+        assert_eq!((fault.allowed, fault.line, fault.column), ("a file in UTF-8", 1, 11));
+        assert_eq!(*board, Board::default());
+    });
+}
+
+#[test]
+fn too_many_of_anything_are_refused() {
+    let many = |count: usize, item: &str| vec![item; count].join(", ");
+    for (path, count, item) in [
+        ("modules", 48, r#""virtio""#),
+        ("host.cgroups", 8, r#""/host""#),
+        ("payloads", 8, "{}"),
+        ("payloads[].command", 16, r#""/a""#),
+    ] {
+        let shown = path.replace("[]", "[0]");
+        for more in [0, 1, 100] {
+            let text = document(path, &format!("[{}]", many(count + more, item)));
+            read(text.as_bytes(), |_, faults| {
+                let full = faults
+                    .iter()
+                    .filter(|fault| fault.path.as_str() == format!("{shown}[{count}]"));
+                assert_eq!(full.count(), usize::from(more > 0), "{text}: {faults:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_file_with_everything_as_often_as_it_may_be_is_read() {
+    let many = |count: usize, item: &str| vec![item; count].join(", ");
+    let payload = |n: usize| {
+        format!(
+            r#"{{"name": "p{n}", "side": "qm", "command": [{}], "oom_score_adj": 0, "restart": "no", "restart_max": 0}}"#,
+            many(16, r#""/a""#)
+        )
+    };
+    let payloads = (0..8).map(payload).collect::<Vec<_>>().join(", ");
+    let text = EVERY_KEY
+        .replace(r#""virtio_blk""#, &many(47, r#""virtio_blk""#))
+        .replace(r#""/host""#, &many(7, r#""/host""#));
+    let text =
+        format!("{}\"payloads\": [{payloads}]}}", text.split("\"payloads\"").next().unwrap());
+    accepted(&text, |board| {
+        assert_eq!((board.modules.len(), board.host.cgroups.len()), (48, 8));
+        assert!(board.payloads.iter().all(|payload| payload.command.len() == 16));
+        assert_eq!(board.payloads.len(), 8);
+    });
+}
+
+#[test]
+fn every_key_is_checked_for_its_type() {
+    for key in KEYS {
+        let text = document(key.path, "null");
+        read(text.as_bytes(), |_, faults| {
+            let path = key.path.replace("[]", "[0]");
+            assert_eq!(faults.iter().next().unwrap().path.as_str(), path, "{text}");
+        });
+    }
+}
+
+#[test]
+fn all_faults_are_told_up_to_a_number() {
+    let text = format!("{{{}}}", vec![r#""a": 0"#; 20].join(",\n"));
+    read(text.as_bytes(), |board, faults| {
+        let lines: Vec<_> = faults.iter().map(|fault| fault.line).collect();
+        assert_eq!((lines, faults.more()), ((1..=8).collect(), 12));
+        assert!(board.var_qm.is_some(), "what is not named may be the partition");
+    });
+}
+
+#[test]
+fn a_refused_file_never_leaves_qm_unlimited() {
+    let limits = |max: &str, fallback: &str| {
+        let text = format!(
+            r#"{{"x": 0, "qm": {{"memory_limit": {{"max": "{max}", "high": "1%", "min": "1%", "swap_max": "1G"}},
+            "cpu_weight": 100, "oom_group": false, "pids_max": "max", "fallback_max": "{fallback}"}}}}"#
+        );
+        read(text.as_bytes(), |board, faults| {
+            assert!(!faults.is_empty());
+            let safe = board::Qm { memory_max: board.qm.memory_max, ..board::Qm::default() };
+            let fallback_max = board.qm.fallback_max;
+            assert_eq!(board.qm, board::Qm { fallback_max, ..safe });
+            board.qm.memory_max
+        })
+    };
+    assert_eq!(limits("infinity", "20%"), Limit::Permyriad(2000));
+    assert_eq!(limits("40%", "20%"), Limit::Permyriad(2000));
+    assert_eq!(limits("10%", "20%"), Limit::Permyriad(1000));
+    assert_eq!(limits("1G", "20%"), Limit::Permyriad(2000));
+    assert_eq!(limits("40%", "infinity"), Limit::Permyriad(2500));
+    assert_eq!(limits("40%", "512M"), Limit::Bytes(512 << 20));
+}
+
+#[test]
+fn without_its_identity_no_partition_is_the_one() {
+    let given = r#""relative_size": 0.1, "on_failure": "start", "wait_secs": 9"#;
+    for (members, unknown) in [
+        (format!(r#""var_qm": {{{given}, "uuid": "x"}}"#), true),
+        (format!(r#""var_qm": {{{given}, "uiud": "x"}}"#), true),
+        (format!(r#""var_qm": {{{given}, "options": "suid"}}"#), false),
+        (format!(r#""var_qm": {{{given}}}, "var": {{"relative_size": 2}}"#), false),
+        (r#""var_qn": {}"#.into(), true),
+        (r#""var_qm": 1"#.into(), true),
+    ] {
+        let text = document("image.partitions", &format!("{{{members}}}"));
+        read(text.as_bytes(), |board, _| {
+            let var_qm = board.var_qm.as_ref().unwrap();
+            assert_eq!(var_qm.identity.partition_uuid, unknown.then_some(Uuid::NIL), "{text}");
+            assert_eq!(var_qm.wait_secs, if unknown { 0 } else { 9 }, "{text}");
+            assert_eq!(var_qm.start_qm_without, members.contains("start"), "{text}");
+        });
+    }
+    read(br#"{"qm": {"cgroup": ""}}"#, |board, _| assert_eq!(board.var_qm, None));
+    for text in [r#"{"relative_size": 0}"#, r#"{"size": "0 MiB"}"#] {
+        accepted(&document("image.partitions.var_qm", text), |board| {
+            assert_eq!(board.var_qm, None)
+        });
+    }
+}
+
+#[test]
+fn limits_that_only_the_machine_can_judge() {
+    let machine = Memory { total_pages: 502_606, page_bytes: 4096 };
+    for (members, path) in [
+        (r#""max": "40%", "high": "786M""#, Some("qm.memory_limit.high")),
+        (r#""max": "40%", "high": "785M""#, None),
+        (r#""max": "1G", "high": "60%""#, Some("qm.memory_limit.high")),
+        (r#""max": "4095""#, Some("qm.memory_limit.max")),
+        (r#""max": "infinity", "high": "35%""#, None),
+        (r#""max": "1G", "high": "infinity""#, None),
+    ] {
+        let text = document("qm.memory_limit", &format!("{{{members}}}"));
+        accepted(&text, |board| {
+            let fault = board.against(machine).err();
+            assert_eq!(fault.as_ref().map(|fault| fault.path.as_str()), path, "{text}");
+            assert!(fault.is_none_or(|fault| fault.line == 0 && !fault.value.is_empty()));
+            assert!(
+                board.against(Memory::default()).is_ok() || board.qm.memory_max != Limit::Infinity
+            );
+        });
+    }
+    accepted(&document("qm.fallback_max", r#""0.01%""#), |board| {
+        let small = Memory { total_pages: 9999, page_bytes: 4096 };
+        assert_eq!(board.against(small).unwrap_err().path, "qm.memory_limit.max");
+    });
+}
+
+#[test]
+fn every_key_has_its_effect() {
+    accepted(EVERY_KEY, |board| {
+        let qm = &board.qm;
+        assert_eq!(qm.cgroup, "/machine.slice/qm");
+        assert_eq!(qm.memory_max, Limit::Bytes(3 << 29));
+        assert_eq!(qm.memory_high, Limit::Permyriad(3525));
+        assert_eq!(qm.memory_min, Limit::Bytes(16 << 20));
+        assert_eq!(qm.memory_low, Limit::Permyriad(125));
+        assert_eq!(qm.swap_max, Limit::Infinity);
+        assert_eq!((qm.oom_group, qm.pids_max, qm.oom_score_adj), (false, None, 700));
+        assert_eq!(qm.cpu_weight, CpuWeight::Weight(20));
+        assert_eq!(qm.fallback_max, Limit::Permyriad(1000));
+        assert_eq!(qm.on_limit_failure, OnLimitFailure::Hold);
+        assert_eq!(board.host.oom_score_adj, None);
+        assert_eq!(board.host.memory_min_bytes, Some(96_000_000));
+        assert_eq!(board.host.cgroups, ["/host", "/system.slice"]);
+        let var_qm = board.var_qm.as_ref().unwrap();
+        assert_eq!(var_qm.size, PartitionSize::Bytes(1 << 30));
+        let uuid = |text| Uuid::parse(text).unwrap();
+        assert_eq!(
+            var_qm.identity,
+            Identity {
+                partition_uuid: Some(uuid("c36a70ca-8827-4e0e-977e-7179ccfe0e65")),
+                fs_uuid: Some(uuid("E241B638-7301-406C-B11F-D538BE5211A6")),
+                label: Some("qm_var"),
+            }
+        );
+        assert_eq!((var_qm.fstype, var_qm.options), ("ext4", "noexec,errors=remount-ro"));
+        assert_eq!((var_qm.wait_secs, var_qm.start_qm_without), (30, true));
+        assert_eq!(board.image_bytes, 4_000_000_000);
+        assert_eq!(board.modules, ["virtio_blk", "/usr/lib/modules/extra.ko"]);
+        assert_eq!((board.next_init, board.init_oom_score_adj), (None, -250));
+        assert!(!board.mend_drift);
+        let [ecu, app] = board.payloads.as_slice() else { panic!("{:?}", board.payloads) };
+        assert_eq!((ecu.name, ecu.side, ecu.oom_score_adj), ("ecu", Side::Host, 0));
+        assert_eq!((ecu.restart, ecu.restart_max), (Restart::OnFailure, 3));
+        assert_eq!(ecu.command, ["/usr/bin/ecu", "--verbose", ""]);
+        assert_eq!((app.name, app.side, app.oom_score_adj), ("app", Side::Qm, 900));
+        assert_eq!((app.restart, app.restart_max), (Restart::No, 10));
+    });
+    for key in KEYS {
+        let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
+        assert!(EVERY_KEY.contains(&format!("\"{name}\":")), "{} is missing", key.path);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    accepted("{}", |board| assert_eq!(*board, Board::default()));
+    let var_qm = r#"{"relative_size": 0.1}"#;
+    let without = document("image.partitions.var_qm", var_qm);
+    for (key, doc) in KEYS.iter().zip(DOCS) {
+        // A payload's are looked at with the effects.
+        if doc.default.starts_with('(') || key.path.starts_with("payloads[].") {
+            continue;
+        }
+        match key.path.strip_prefix("image.partitions.var_qm.") {
+            Some(name) => {
+                let member = format!(r#"{{"relative_size": 0.1, "{name}": {}}}"#, doc.default);
+                let with = document("image.partitions.var_qm", &member);
+                accepted(&with, |with| accepted(&without, |without| assert_eq!(with, without)));
+            }
+            None => accepted(&document(key.path, doc.default), |board| {
+                assert_eq!(*board, Board::default(), "{}", key.path);
+            }),
+        }
+    }
+}
+
+#[test]
+fn every_board_is_accepted_and_carries_the_documented_limits() {
+    for name in ["qemu-x86_64", "qemu-aarch64"] {
+        let text = fs::read_to_string(boards().join(name).with_extension("json")).unwrap();
+        accepted(&text, |board| {
+            assert_eq!(board.qm.memory_max, Limit::Permyriad(4000));
+            assert_eq!(board.qm.memory_high, Limit::Permyriad(3500));
+            assert_eq!(board.next_init, None);
+            let size = board.var_qm.as_ref().unwrap().size;
+            assert_eq!(size.bytes(board.image_bytes), Some(64 << 20));
+        });
+        assert!(text.contains(&format!("\"name\": \"{name}\"")));
+    }
+    for entry in fs::read_dir(boards()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            accepted(&fs::read_to_string(path).unwrap(), |_| ());
+        }
+    }
+}
+
+/// UPDATE=1 writes the table.
+#[test]
+fn the_readme_has_the_table() {
+    let mut table = String::from(
+        "| Key | Type | Unit | Range | Default | Meaning |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for (key, doc) in KEYS.iter().zip(DOCS) {
+        let default = match doc.default.strip_prefix('(') {
+            Some(words) => words.trim_end_matches(')').to_owned(),
+            None => format!("`{}`", doc.default),
+        };
+        let (path, kind, range) = (key.path, key.kind.name(), key.range);
+        let (unit, meaning) = (doc.unit, doc.meaning);
+        writeln!(table, "| `{path}` | {kind} | {unit} | {range} | {default} | {meaning} |")
+            .unwrap();
+    }
+    let path = boards().join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let begin = readme.find("| Key |").unwrap();
+    let end = begin + readme[begin..].find("\n\n").unwrap() + 1;
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, format!("{}{table}{}", &readme[..begin], &readme[end..])).unwrap();
+    } else {
+        assert!(readme[begin..end] == table, "boards/README.md: run the test with UPDATE=1");
+    }
+    let example = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    accepted(example, |_| ());
+}
+
+/// An edit of a text: at which share of it, how many bytes go, what comes.
+type Edit = (proptest::sample::Index, usize, Vec<u8>);
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\\",
+        "\n",
+        " ",
+        "null",
+        "true",
+        "-0",
+        "0",
+        "1e5",
+        "0.5",
+        "99999999999999999999",
+        "\"\"",
+        "\"\":0,",
+        "\"size\": \"1 GiB\",",
+        "\"qm\": {},",
+        "\"x\": [1, {}],",
+        "\"name\": \"a\",",
+        "\u{e9}",
+        "\u{7f}",
+        "\0",
+        "..",
+    ];
+    let come = prop_oneof![
+        Just(Vec::new()),
+        any::<u8>().prop_map(|byte| vec![byte]),
+        proptest::sample::select(pieces.to_vec()).prop_map(|piece| piece.as_bytes().to_vec()),
+    ];
+    (any::<proptest::sample::Index>(), 0..4_usize, come)
+}
+
+fn edited(text: &str, edits: Vec<Edit>) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (at, go, come) in edits {
+        let at = at.index(bytes.len() + 1);
+        let end = (at + go).min(bytes.len());
+        bytes.splice(at..end, come);
+    }
+    bytes
+}
+
+fn is_sound(text: &[u8]) -> bool {
+    read(text, |_, faults| faults.is_empty())
+}
+
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(text).is_ok()
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(4096))]
+
+    #[test]
+    fn any_edit_is_read_alike_by_both_decoders(
+        edits in proptest::collection::vec(edit(), 1..6),
+    ) {
+        let bytes = edited(EVERY_KEY, edits);
+        prop_assert!(!is_sound(&bytes) || is_json(&bytes));
+    }
+
+    #[test]
+    fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(!is_sound(&bytes) || is_json(&bytes));
+    }
+}
+
+#[test]
+fn no_truncation_is_accepted() {
+    let whole = EVERY_KEY.trim_end();
+    for end in 0..whole.len() {
+        assert!(!is_sound(&whole.as_bytes()[..end]), "{end}");
+    }
+    assert!(is_sound(whole.as_bytes()));
+}
