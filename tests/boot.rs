@@ -54,6 +54,7 @@ macro_rules! on_each_board {
 
 on_each_board! {
     the_board_as_it_is,
+    qm_does_its_worst,
     limits_in_percent_at_1_gib,
     limits_in_bytes_and_none_at_512_mib,
     var_qm_full,

@@ -23,6 +23,7 @@ pub(crate) fn board_file_with_mistakes(on: On) {
     let outcome = on.guest().board_json(&board).run(&script).unwrap();
     let seen = Seen::new(&outcome);
     let record = record(&seen);
+    let stderr = String::from_utf8_lossy(&outcome.stderr);
     for field in [
         "qm.memory_limit.max",
         "qm.memory_limit.high",
@@ -33,7 +34,7 @@ pub(crate) fn board_file_with_mistakes(on: On) {
         "image.cg_memory_min",
     ] {
         assert!(has(&record, "board", field, "failed"), "{field}\n{seen}");
-        assert!(outcome.stderr_text().contains(field), "{}", outcome.stderr_text());
+        assert!(stderr.contains(field), "{stderr}");
     }
     seen.expect("check", 1);
     seen.expect("qm/memory.max", bytes(&seen, "25%"));

@@ -83,7 +83,7 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
                 let mut info = [0; 128];
                 while rustix::io::read(signals, &mut info).is_ok_and(|read| read == info.len()) {
                     let [a, b, c, d, ..] = info;
-                    act(u32::from_ne_bytes([a, b, c, d]));
+                    act(u32::from_ne_bytes([a, b, c, d]), &board);
                 }
             }
             // Without signalfd it still reaps and restarts.
@@ -99,11 +99,11 @@ extern "C" fn fault(signal: i32) -> ! {
     pid1::recover()
 }
 
-fn act(signal: u32) {
+fn act(signal: u32, board: &Board<'_>) {
     match signal {
-        sys::SIGUSR1 => power::down(RebootCommand::Halt, "halt"),
-        sys::SIGUSR2 => power::down(RebootCommand::PowerOff, "poweroff"),
-        sys::SIGTERM | sys::SIGINT => power::down(RebootCommand::Restart, "reboot"),
+        sys::SIGUSR1 => power::down(RebootCommand::Halt, "halt", board),
+        sys::SIGUSR2 => power::down(RebootCommand::PowerOff, "poweroff", board),
+        sys::SIGTERM | sys::SIGINT => power::down(RebootCommand::Restart, "reboot", board),
         _ => {}
     }
 }

@@ -4,12 +4,16 @@
 use embedded_io::Read as _;
 use heapless::Vec;
 use plimsoll_core::PATH_MAX;
+use plimsoll_core::apply::knob_path;
+use plimsoll_core::board::Board;
+use plimsoll_core::facts::read_text;
+use plimsoll_core::status::keyed_value;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
 
-use crate::linux::open;
+use crate::linux::{Linux, open};
 use crate::file::File;
 use crate::sys::{self, Fork};
 
@@ -25,13 +29,13 @@ const MOUNTS_MAX: usize = 32;
 
 /// Ends everything and asks the kernel for `command`. If the kernel refuses,
 /// returns.
-pub(crate) fn down(command: RebootCommand, name: &str) {
+pub(crate) fn down(command: RebootCommand, name: &str, board: &Board<'_>) {
     log::info!("{name}: ending all processes");
     sys::kill_all(sys::SIGTERM);
     // The supervisor does not hear SIGTERM: it is what is left in the end.
-    wait_children(TERM_US);
+    wait_for(TERM_US, || !is_populated(board));
     sys::kill_all(sys::SIGKILL);
-    wait_children(TERM_US);
+    wait_for(TERM_US, || false);
     log::info!("{name}: writing and unmounting");
     match sys::fork() {
         Ok(Fork::Child) => {
@@ -39,7 +43,7 @@ pub(crate) fn down(command: RebootCommand, name: &str) {
             unmount_all();
             sys::exit(0)
         }
-        Ok(Fork::Parent(_)) => wait_children(UNMOUNT_US),
+        Ok(Fork::Parent(_)) => wait_for(UNMOUNT_US, || false),
         Err(_) => rustix::fs::sync(),
     }
     log::info!("{name}");
@@ -48,16 +52,27 @@ pub(crate) fn down(command: RebootCommand, name: &str) {
     }
 }
 
-/// Reaps until there is no child, or the time is over.
-fn wait_children(us: u64) {
+/// Reaps until there is no child, `done` says so, or the time is over.
+fn wait_for(us: u64, done: impl Fn() -> bool) {
     let deadline = sys::now_us().saturating_add(us);
-    while sys::now_us() < deadline {
+    while sys::now_us() < deadline && !done() {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(None) => sys::sleep_us(LOOK_US),
             Ok(Some(_)) => {}
             Err(_) => return,
         }
     }
+}
+
+/// Whether a process is left on either side, the supervisor being on none.
+fn is_populated(board: &Board<'_>) -> bool {
+    let mut buf = [0; 64];
+    board.host.cgroups.iter().chain([&board.qm.cgroup]).any(|cgroup| {
+        knob_path(cgroup, "cgroup.events").is_ok_and(|path| {
+            let events = read_text(&mut Linux, &path, &mut buf);
+            keyed_value(events, "populated").is_some_and(|populated| populated > 0)
+        })
+    })
 }
 
 /// Unmounts what lies on block devices, the last mounted first, and makes the

@@ -51,7 +51,8 @@ impl Apt {
         let security = own.iter().find(|s| s.has_suite("-security")).filter(|_| suite != "sid");
 
         let plain = main.stanza(suite, arch);
-        let all = security.map(|s| format!("{plain}\n{}", s.stanza(&format!("{suite}-security"), arch)));
+        let all =
+            security.map(|s| format!("{plain}\n{}", s.stanza(&format!("{suite}-security"), arch)));
         if let Some(all) = all
             && apt.fetch_lists(&all).is_ok()
         {
@@ -70,9 +71,11 @@ impl Apt {
 
     /// The newest version of a package.
     pub fn show(&self, package: &str) -> Result<Package> {
-        let text = command::output(
-            self.command("apt-cache").args(["--no-all-versions", "show", package]),
-        )?;
+        let text = command::output(self.command("apt-cache").args([
+            "--no-all-versions",
+            "show",
+            package,
+        ]))?;
         parse_package(&text).with_context(|| format!("no package {package}"))
     }
 
@@ -248,7 +251,8 @@ mod tests {
 
     #[test]
     fn one_line_sources() {
-        let source = parse_line("deb [arch=amd64 signed-by=/k.gpg] http://m/debian sid main").unwrap();
+        let source =
+            parse_line("deb [arch=amd64 signed-by=/k.gpg] http://m/debian sid main").unwrap();
         assert_eq!(source.uri, "http://m/debian");
         assert_eq!(source.suites, ["sid"]);
         assert_eq!(source.signed_by.as_deref(), Some("/k.gpg"));
@@ -270,7 +274,8 @@ mod tests {
 
     #[test]
     fn package() {
-        let text = "Package: a\nVersion: 1-2\nDepends: b (= 1), c | d,\n e\n\nPackage: old\nVersion: 0\n";
+        let text =
+            "Package: a\nVersion: 1-2\nDepends: b (= 1), c | d,\n e\n\nPackage: old\nVersion: 0\n";
         let depends = ["b", "c", "e"].map(String::from).to_vec();
         assert_eq!(
             parse_package(text),

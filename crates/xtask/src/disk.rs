@@ -77,7 +77,8 @@ impl VarQm {
 impl Disk {
     /// Writes the disk to a sparse file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(true).open(path)?;
         file.set_len(self.bytes)?;
         let partitions = self.partitions()?;
         let gpt = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);

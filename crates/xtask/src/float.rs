@@ -113,18 +113,18 @@ mod tests {
     #[test]
     fn x86_floats() {
         let floats: [&[u8]; 12] = [
-            &[0xf2, 0x0f, 0x58, 0xc1],             // addsd
-            &[0x0f, 0x59, 0xc1],                   // mulps
-            &[0xf3, 0x0f, 0x5e, 0xc1],             // divss
-            &[0xf2, 0x48, 0x0f, 0x2a, 0xc0],       // cvtsi2sd
-            &[0xf2, 0x48, 0x0f, 0x2c, 0xc0],       // cvttsd2si
-            &[0x66, 0x0f, 0x2e, 0xc1],             // ucomisd
-            &[0x66, 0x0f, 0x51, 0xc1],             // sqrtpd
-            &[0xc5, 0xfd, 0x58, 0xc1],             // vaddpd
-            &[0xc4, 0xe2, 0xf1, 0xa9, 0xc2],       // vfmadd213sd
-            &[0xd8, 0xc1],                         // fadd
-            &[0xdd, 0x00],                         // fld
-            &[0xf3, 0x0f, 0x5f, 0xc1],             // maxss
+            &[0xf2, 0x0f, 0x58, 0xc1],       // addsd
+            &[0x0f, 0x59, 0xc1],             // mulps
+            &[0xf3, 0x0f, 0x5e, 0xc1],       // divss
+            &[0xf2, 0x48, 0x0f, 0x2a, 0xc0], // cvtsi2sd
+            &[0xf2, 0x48, 0x0f, 0x2c, 0xc0], // cvttsd2si
+            &[0x66, 0x0f, 0x2e, 0xc1],       // ucomisd
+            &[0x66, 0x0f, 0x51, 0xc1],       // sqrtpd
+            &[0xc5, 0xfd, 0x58, 0xc1],       // vaddpd
+            &[0xc4, 0xe2, 0xf1, 0xa9, 0xc2], // vfmadd213sd
+            &[0xd8, 0xc1],                   // fadd
+            &[0xdd, 0x00],                   // fld
+            &[0xf3, 0x0f, 0x5f, 0xc1],       // maxss
         ];
         for code in floats {
             assert_eq!(find(Arch::X86_64, code, 16), [16], "{code:02x?}");
@@ -134,18 +134,18 @@ mod tests {
     #[test]
     fn x86_moves_and_integers() {
         let others: [&[u8]; 12] = [
-            &[0x0f, 0x29, 0x07],                   // movaps
-            &[0xf2, 0x0f, 0x10, 0x06],             // movsd
-            &[0x0f, 0x57, 0xc0],                   // xorps
-            &[0x66, 0x48, 0x0f, 0x6e, 0xc0],       // movq
-            &[0x66, 0x0f, 0x70, 0xc8, 0x01],       // pshufd
-            &[0x0f, 0xc6, 0xc8, 0x01],             // shufps
-            &[0x66, 0x0f, 0xd4, 0xc1],             // paddq
-            &[0x66, 0x0f, 0x74, 0xc1],             // pcmpeqb
-            &[0x66, 0x0f, 0xd7, 0xc0],             // pmovmskb
-            &[0x0f, 0x50, 0xc0],                   // movmskps
-            &[0xa7],                               // cmpsd, the one of strings
-            &[0x48, 0x0f, 0xaf, 0xc6],             // imul
+            &[0x0f, 0x29, 0x07],             // movaps
+            &[0xf2, 0x0f, 0x10, 0x06],       // movsd
+            &[0x0f, 0x57, 0xc0],             // xorps
+            &[0x66, 0x48, 0x0f, 0x6e, 0xc0], // movq
+            &[0x66, 0x0f, 0x70, 0xc8, 0x01], // pshufd
+            &[0x0f, 0xc6, 0xc8, 0x01],       // shufps
+            &[0x66, 0x0f, 0xd4, 0xc1],       // paddq
+            &[0x66, 0x0f, 0x74, 0xc1],       // pcmpeqb
+            &[0x66, 0x0f, 0xd7, 0xc0],       // pmovmskb
+            &[0x0f, 0x50, 0xc0],             // movmskps
+            &[0xa7],                         // cmpsd, the one of strings
+            &[0x48, 0x0f, 0xaf, 0xc6],       // imul
         ];
         for code in others {
             assert_eq!(find(Arch::X86_64, code, 0), [0; 0], "{code:02x?}");
@@ -157,8 +157,18 @@ mod tests {
         // fadd, frintz, fcmp, fccmp, scvtf (general), fcvtzu, fmul (vector),
         // fdiv, fabs, scvtf (vector), frintn, fmul (element), faddp
         let floats = [
-            0x1e62_2820, 0x1e65_c020, 0x1e61_2000, 0x1e61_0400, 0x9e62_0020, 0x1e39_0020,
-            0x6e62_dc20, 0x6e22_fc20, 0x4ee0_f820, 0x4e21_d820, 0x4e21_8820, 0x4fa2_9020,
+            0x1e62_2820,
+            0x1e65_c020,
+            0x1e61_2000,
+            0x1e61_0400,
+            0x9e62_0020,
+            0x1e39_0020,
+            0x6e62_dc20,
+            0x6e22_fc20,
+            0x4ee0_f820,
+            0x4e21_d820,
+            0x4e21_8820,
+            0x4fa2_9020,
             0x7e70_d820_u32,
         ];
         for word in floats {
@@ -170,8 +180,18 @@ mod tests {
     fn arm_moves_and_integers() {
         // fmov (three kinds), str q, dup, cmeq, orr, uminv, cnt, mul, pmul, ext
         let others = [
-            0x1e60_4020, 0x1e27_0001, 0x9e66_0020, 0x3d80_0020, 0x4e01_0c20, 0x4e20_9820,
-            0x4ea2_1c20, 0x6e31_a820, 0x0e20_5820, 0x4ea2_9c20, 0x2e22_9c20, 0x6e02_4020_u32,
+            0x1e60_4020,
+            0x1e27_0001,
+            0x9e66_0020,
+            0x3d80_0020,
+            0x4e01_0c20,
+            0x4e20_9820,
+            0x4ea2_1c20,
+            0x6e31_a820,
+            0x0e20_5820,
+            0x4ea2_9c20,
+            0x2e22_9c20,
+            0x6e02_4020_u32,
         ];
         for word in others {
             assert_eq!(find(Arch::Aarch64, &word.to_le_bytes(), 0), [0; 0], "{word:08x}");

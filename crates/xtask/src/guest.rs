@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use crate::image::Image;
 use crate::packages::{self, Suite};
 use crate::progress::Steps;
 use crate::qemu::{Machine, Running};
-use crate::stream::until;
+use crate::stream::{read_control, spool};
 use crate::{modules, target};
 
 /// Memory of a guest unless said otherwise: the 2 GiB of the documented board.
@@ -38,6 +38,9 @@ const LAST_LINES: usize = 25;
 /// The virtio ports, as guest-run knows them.
 const PORTS: [&str; 3] = ["plimsoll.stdout", "plimsoll.stderr", "plimsoll.control"];
 
+/// Gets each line of the serial console.
+type LineTaker = Box<dyn FnMut(&str) + Send>;
+
 /// A board about to be booted.
 pub struct Guest {
     board: BoardFile,
@@ -51,7 +54,7 @@ pub struct Guest {
     get: Vec<String>,
     timeout: Duration,
     streamed: bool,
-    on_serial: Option<Box<dyn FnMut(&str) + Send>>,
+    on_serial: Option<LineTaker>,
 }
 
 /// What came of a command in a guest.
@@ -78,6 +81,12 @@ impl Outcome {
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    #[must_use]
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
     }
 }
 
@@ -212,7 +221,7 @@ impl Guest {
         let on_serial = self.on_serial.take().unwrap_or_else(|| Box::new(|_| ()));
         let mut running = machine.start(on_serial)?;
         let report = self.listen(&listeners, &mut running, &end, deadline);
-        let report = report.map_err(|error| error.context(last_words(&mut running)))?;
+        let report = report.map_err(|error| explained(&error, &mut running))?;
         let powered_off = running.wait(Instant::now() + POWER_OFF)?;
         Ok(Outcome {
             status: report.status,
@@ -291,12 +300,11 @@ impl Guest {
             streams.push(accept(listener, running, deadline)?);
         }
         let [stdout, stderr, control] = <[UnixStream; 3]>::try_from(streams)
-            .map_err(|_| anyhow::anyhow!("one stream for each port"))?;
+            .map_err(|_| anyhow!("one stream for each port"))?;
         let mut answer = control.try_clone()?;
         let stdout = spool(stdout, end, self.streamed.then(std::io::stdout));
         let stderr = spool(stderr, end, self.streamed.then(std::io::stderr));
-        let (get, marker) = (self.get.clone(), end.to_string());
-        let control = in_thread(move || read_control(control, &get, &marker));
+        let control = read_control(control, end, self.get.clone());
 
         let stdout = wait_for(&stdout, running, deadline)?;
         let stderr = wait_for(&stderr, running, deadline)?;
@@ -322,68 +330,13 @@ fn accept(listener: &UnixListener, running: &mut Running, deadline: Instant) -> 
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(error.into());
+            }
             Err(_) => check_alive(running, deadline)?,
         }
         std::thread::sleep(POLL / 10);
     }
-}
-
-/// Reads a stream to its end mark in a thread, passing it on as it comes.
-fn spool<W: Write + Send + 'static>(
-    from: UnixStream,
-    end: &str,
-    mut to: Option<W>,
-) -> Receiver<Result<Vec<u8>>> {
-    let end = end.to_string();
-    in_thread(move || {
-        let mut all = Vec::new();
-        until(&mut BufReader::new(from), end.as_bytes(), |bytes| {
-            all.extend_from_slice(bytes);
-            if let Some(to) = &mut to {
-                to.write_all(bytes)?;
-                to.flush()?;
-            }
-            Ok(())
-        })?;
-        Ok(all)
-    })
-}
-
-/// The exit status, then each file with whether it could be read.
-fn read_control(
-    control: UnixStream,
-    get: &[String],
-    end: &str,
-) -> Result<(i32, BTreeMap<String, Vec<u8>>)> {
-    let mut control = BufReader::new(control);
-    let status = read_number(&mut control)?;
-    let mut files = BTreeMap::new();
-    for path in get {
-        let mut content = Vec::new();
-        until(&mut control, end.as_bytes(), |bytes| {
-            content.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        if read_number(&mut control)? == 0 {
-            files.insert(path.clone(), content);
-        }
-    }
-    Ok((status, files))
-}
-
-fn read_number(from: &mut impl BufRead) -> Result<i32> {
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    line.trim().parse().with_context(|| format!("guest-run sent {line:?} for a status"))
-}
-
-fn in_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Receiver<Result<T>> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || sender.send(work()));
-    receiver
 }
 
 fn wait_for<T>(
@@ -410,11 +363,14 @@ fn check_alive(running: &mut Running, deadline: Instant) -> Result<()> {
     Ok(())
 }
 
-fn last_words(running: &mut Running) -> String {
+/// The error of a guest that never reported, with what its console said.
+fn explained(error: &anyhow::Error, running: &mut Running) -> anyhow::Error {
     // What QEMU wrote before it ended may still be on its way.
     let _ended = running.wait(Instant::now() + POLL);
     let serial = running.serial();
+    let panic = serial.lines().find(|line| line.contains("Kernel panic"));
+    let reason = panic.map_or_else(|| format!("{error:#}"), Into::into);
     let lines: Vec<_> = serial.lines().collect();
     let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
-    format!("the serial console's last lines:\n{}", last.join("\n"))
+    anyhow!("{reason}\nThe serial console's last lines:\n{}", last.join("\n"))
 }

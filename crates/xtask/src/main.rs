@@ -196,7 +196,8 @@ fn guest(args: &GuestArgs) -> Result<ExitCode> {
     }
     let outcome = guest.run(&script(&args.cmd))?;
     for (path, local) in get {
-        let content = outcome.files.get(path).with_context(|| format!("the guest has no {path}"))?;
+        let content =
+            outcome.files.get(path).with_context(|| format!("the guest has no {path}"))?;
         fs::write(local, content).with_context(|| format!("cannot write {local}"))?;
     }
     Ok(u8::try_from(outcome.status).map_or(ExitCode::FAILURE, ExitCode::from))

@@ -18,6 +18,10 @@ use crate::progress::Steps;
 /// day, a kernel about once in two weeks.
 const RESOLVED_FOR: Duration = Duration::from_hours(24);
 
+/// What kernel packages are made of: metapackages name the image, and newer
+/// images are split into binary, modules and base.
+const KERNEL_PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
+
 /// A Debian suite whose kernel boards boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Suite {
@@ -55,20 +59,26 @@ pub struct Kernel {
 /// Debian's kernel for virtual machines.
 pub fn kernel(suite: Suite, arch: Arch, steps: Steps) -> Result<Kernel> {
     let package = format!("linux-image-cloud-{}", arch.debian());
-    let root = unpacked(&package, suite, arch, steps)?;
+    let root = unpacked(&package, &KERNEL_PARTS, suite, arch, steps)?;
     find_kernel(&root).with_context(|| format!("no kernel in {}", root.display()))
 }
 
 /// busybox, static. One version for all kernels: it is not what is tested.
 pub fn busybox(arch: Arch, steps: Steps) -> Result<PathBuf> {
-    let root = unpacked("busybox-static", Suite::Bookworm, arch, steps)?;
+    let root = unpacked("busybox-static", &[], Suite::Bookworm, arch, steps)?;
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| root.join(place));
     places.into_iter().find(|p| p.is_file()).context("no busybox in Debian's busybox-static")
 }
 
-/// The directory with the package's files and those of the kernel packages it
-/// depends on.
-pub fn unpacked(package: &str, suite: Suite, arch: Arch, steps: Steps) -> Result<PathBuf> {
+/// The directory with the package's files and those of the packages it depends
+/// on whose names begin with one of `parts`.
+pub fn unpacked(
+    package: &str,
+    parts: &[&str],
+    suite: Suite,
+    arch: Arch,
+    steps: Steps,
+) -> Result<PathBuf> {
     let suite = suite.name();
     let stamp = cache::root()?.join(format!("resolved/{suite}-{arch}-{package}"));
     if cache::is_fresh(&stamp, RESOLVED_FOR)
@@ -83,7 +93,7 @@ pub fn unpacked(package: &str, suite: Suite, arch: Arch, steps: Steps) -> Result
         return Ok(dir);
     }
     let fetched = steps.run(format!("package {package} of {suite} for {arch}"), || {
-        fetch(package, suite, arch, &stamp)
+        fetch(package, parts, suite, arch, &stamp)
     });
     fetched.or_else(|error| {
         let dir = resolved(&stamp).ok_or(error)?;
@@ -99,11 +109,11 @@ fn resolved(stamp: &Path) -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
-fn fetch(package: &str, suite: &str, arch: Arch, stamp: &Path) -> Result<PathBuf> {
+fn fetch(package: &str, parts: &[&str], suite: &str, arch: Arch, stamp: &Path) -> Result<PathBuf> {
     let apt = Apt::update(suite, arch)?;
-    let packages = closure(&apt, package)?;
+    let packages = closure(&apt, package, parts)?;
     let first = packages.first().context("a closure holds at least its start")?;
-    // Debian's version of the metapackage names the kernel's version and build.
+    // Of a kernel's metapackage, the version is that of the kernel and its build.
     let name = format!("{}_{}_{}", first.name, first.version.replace(':', "%3a"), arch.debian());
     let dir = packages_dir()?.join(&name);
     cache::dir(&dir, |into| packages.iter().try_for_each(|p| apt.unpack(&p.name, into)))?;
@@ -111,11 +121,8 @@ fn fetch(package: &str, suite: &str, arch: Arch, stamp: &Path) -> Result<PathBuf
     Ok(dir)
 }
 
-/// The package and what of the kernel it depends on: metapackages name the
-/// image, and newer images are split into binary, modules and base.
-fn closure(apt: &Apt, package: &str) -> Result<Vec<Package>> {
-    const FOLLOWED: [&str; 4] =
-        ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
+/// The package and those of its dependencies, at any depth, that are `parts`.
+fn closure(apt: &Apt, package: &str, parts: &[&str]) -> Result<Vec<Package>> {
     let mut found: Vec<Package> = Vec::new();
     let mut wanted = vec![package.to_string()];
     while let Some(name) = wanted.pop() {
@@ -123,7 +130,7 @@ fn closure(apt: &Apt, package: &str) -> Result<Vec<Package>> {
             continue;
         }
         let package = apt.show(&name)?;
-        let followed = |name: &&String| FOLLOWED.iter().any(|prefix| name.starts_with(prefix));
+        let followed = |name: &&String| parts.iter().any(|prefix| name.starts_with(prefix));
         wanted.extend(package.depends.iter().filter(followed).cloned());
         found.push(package);
     }

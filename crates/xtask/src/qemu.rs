@@ -69,11 +69,15 @@ impl Machine<'_> {
         command.args(["-M", machine, "-cpu", cpu, "-smp", "2", "-m", self.memory]);
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
         // A panic ends the machine at once; plimsoll's lines (level 6) are shown.
-        let append = format!("console={console} panic=-1 loglevel=7 {}", self.kernel_args.join(" "));
+        let append =
+            format!("console={console} panic=-1 loglevel=7 {}", self.kernel_args.join(" "));
         command.args(["-append", &append, "-serial", "stdio"]);
         for (i, disk) in self.disks.iter().enumerate() {
             let disk = disk.display();
-            command.args(["-drive", &format!("file={disk},format=raw,if=none,id=disk{i},cache=unsafe")]);
+            command.args([
+                "-drive",
+                &format!("file={disk},format=raw,if=none,id=disk{i},cache=unsafe"),
+            ]);
             command.args(["-device", &format!("virtio-blk-pci,drive=disk{i}")]);
         }
         command.args(["-device", "virtio-serial-pci"]);

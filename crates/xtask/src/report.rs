@@ -75,12 +75,13 @@ done
     for (payload, cgroup) in payloads(board) {
         writeln!(
             script,
-            "n=0; until [ -s {cgroup}/cgroup.procs ] || [ $n = 50 ]; do sleep 0.1; n=$((n + 1)); done\n\
+            "n=0; until grep -q . {cgroup}/cgroup.procs || [ $n = 50 ]; do sleep 0.1; n=$((n + 1)); done\n\
              for pid in $(cat {cgroup}/cgroup.procs); do score 'payload {}' \"$pid\"; break; done",
             payload.name
         )?;
     }
-    let files: Vec<_> = knobs(board, Memory::default())?.into_iter().map(|(file, _)| file).collect();
+    let files: Vec<_> =
+        knobs(board, Memory::default())?.into_iter().map(|(file, _)| file).collect();
     writeln!(script, "grep -H '' {} | sed 's/:/\\t/'", files.join(" "))?;
     Ok(script)
 }
@@ -115,7 +116,8 @@ fn payloads<'a>(board: &'a Board<'_>) -> impl Iterator<Item = (&'a Payload<'a>, 
 pub fn report(name: &str, board: &Board<'_>, printed: &str) -> Result<Report> {
     let shown: BTreeMap<&str, &str> =
         printed.lines().filter_map(|line| line.split_once('\t')).collect();
-    let text = |key: &str| shown.get(key).copied().with_context(|| format!("no {key} in the guest"));
+    let text =
+        |key: &str| shown.get(key).copied().with_context(|| format!("no {key} in the guest"));
     let number = |key: &str| Ok::<u64, anyhow::Error>(text(key)?.parse()?);
     let mem_total_kib = number("mem_total_kib")?;
     let page_bytes = number("page_kib")? * 1024;

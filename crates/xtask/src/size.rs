@@ -70,7 +70,8 @@ pub fn of_boot(board: &str, suite: Suite, steps: Steps) -> Result<Vec<Budget>> {
     let script = "sleep 1; for file in $(grep -l '^@' /proc/[0-9]*/cmdline); do \
                   awk '/^Pss:/ { print $2 }' ${file%cmdline}smaps_rollup; done";
     let outcome = guest.run(script)?;
-    let pss = outcome.text().lines().map(|line| Ok(line.trim().parse::<u64>()?)).sum::<Result<_>>()?;
+    let pss =
+        outcome.text().lines().map(|line| Ok(line.trim().parse::<u64>()?)).sum::<Result<_>>()?;
     let record = outcome.files.get(RECORD_PATH).context("the guest has no record of its boot")?;
     let record: Record = serde_json::from_slice(record).context("the record of the boot")?;
     let budget = |what, allowed, measured, unit| Budget {

@@ -1,12 +1,76 @@
-//! Bytes up to an end mark, passed on as they come.
+//! What a guest sends over its virtio ports: bytes up to an end mark, passed on
+//! as they come.
 
-use std::io::BufRead;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, channel};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+
+/// A command's exit status, and the files that could be read.
+pub type Control = (i32, BTreeMap<String, Vec<u8>>);
+
+/// Reads a stream to its end mark in a thread, passing it on as it comes.
+pub fn spool<W: Write + Send + 'static>(
+    from: UnixStream,
+    end: &str,
+    mut to: Option<W>,
+) -> Receiver<Result<Vec<u8>>> {
+    let end = end.to_string();
+    in_thread(move || {
+        let mut all = Vec::new();
+        until(&mut BufReader::new(from), end.as_bytes(), |bytes| {
+            all.extend_from_slice(bytes);
+            if let Some(to) = &mut to {
+                to.write_all(bytes)?;
+                to.flush()?;
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    })
+}
+
+/// Reads in a thread what guest-run reports on its control port: the exit
+/// status, then each file of `get` and whether it could be read.
+pub fn read_control(control: UnixStream, end: &str, get: Vec<String>) -> Receiver<Result<Control>> {
+    let end = end.to_string();
+    in_thread(move || {
+        let mut control = BufReader::new(control);
+        let status = read_number(&mut control)?;
+        let mut files = BTreeMap::new();
+        for path in get {
+            let mut content = Vec::new();
+            until(&mut control, end.as_bytes(), |bytes| {
+                content.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            if read_number(&mut control)? == 0 {
+                files.insert(path, content);
+            }
+        }
+        Ok((status, files))
+    })
+}
+
+fn read_number(from: &mut impl BufRead) -> Result<i32> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    line.trim().parse().with_context(|| format!("guest-run sent {line:?} for a status"))
+}
+
+fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Receiver<Result<T>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver
+}
 
 /// Reads from `reader` until `mark`, handing on what comes before it as soon as
 /// it cannot be the mark's beginning. What follows the mark stays in `reader`.
-pub fn until(
+fn until(
     reader: &mut impl BufRead,
     mark: &[u8],
     mut take: impl FnMut(&[u8]) -> Result<()>,

@@ -18,11 +18,10 @@ use crate::{command, repository};
 pub const PROFILE: &str = "board";
 
 /// Flags of rustc for every architecture.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 7] = [
     "-Clinker=rust-lld",
     "-Clinker-flavor=ld.lld",
-    // No start files and libraries of a libc.
-    "-Clink-self-contained=no",
+    // No libraries of a libc.
     "-Cdefault-linker-libraries=no",
     "-Crelocation-model=static",
     "-Ctarget-feature=+crt-static",
@@ -43,9 +42,35 @@ pub struct Binaries {
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     triple: String,
-    /// rustc and its sysroot where it is not the one that built xtask.
-    foreign: Option<(PathBuf, PathBuf)>,
+    foreign: Option<Foreign>,
 }
+
+/// A compiler other than the one that built xtask: Debian's, unpacked.
+#[derive(Clone, Debug)]
+struct Foreign {
+    /// Its root directory.
+    root: PathBuf,
+    /// The root directory of the target's standard library.
+    library: PathBuf,
+    /// Our own toolchain's linker; Debian's comes without.
+    linker: PathBuf,
+    /// Where the shared libraries are that it needs.
+    libraries: PathBuf,
+}
+
+/// What Debian's compiler needs to run, beside what every machine has.
+const COMPILER_PARTS: [&str; 10] = [
+    "libstd-rust-web",
+    "libllvm",
+    "libz3-",
+    "libedit",
+    "libbsd",
+    "libmd",
+    "libxml2",
+    "libicu",
+    "libffi",
+    "libtinfo",
+];
 
 /// Builds the binaries.
 pub fn build(arch: Arch, steps: Steps) -> Result<Binaries> {
@@ -78,7 +103,8 @@ pub fn target_dir() -> Result<PathBuf> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(repository()).args(["metadata", "--no-deps", "--format-version=1"]);
     let metadata: serde_json::Value = serde_json::from_str(&command::output(&mut cargo)?)?;
-    let dir = metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?;
+    let dir =
+        metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?;
     Ok(dir.into())
 }
 
@@ -97,19 +123,26 @@ impl Toolchain {
         });
         match added {
             Ok(_) => Ok(Self { triple: musl, foreign: None }),
-            Err(error) => Self::debian(arch, steps).context(error),
+            Err(error) => Self::debian(arch, Path::new(sysroot.trim()), steps).context(error),
         }
     }
 
     /// Debian's compiler for Firefox: newer than the suite's own, with `core`
     /// for every architecture.
-    fn debian(arch: Arch, steps: Steps) -> Result<Self> {
+    fn debian(arch: Arch, sysroot: &Path, steps: Steps) -> Result<Self> {
         let host = Arch::of_host().context("plimsoll is built on x86_64 or aarch64")?;
-        steps.say("Debian's rustc-web and its libraries, unpacked into the cache instead");
-        let compiler = packages::unpacked("rustc-web", Suite::Bookworm, host, steps)?;
-        let library = packages::unpacked("libstd-rust-web-dev", Suite::Bookworm, arch, steps)?;
-        let triple = format!("{arch}-unknown-linux-gnu");
-        Ok(Self { triple, foreign: Some((compiler.join("usr/bin/rustc"), library.join("usr"))) })
+        steps.say("instead: Debian's rustc-web, unpacked into the cache");
+        let suite = Suite::Bookworm;
+        let root = packages::unpacked("rustc-web", &COMPILER_PARTS, suite, host, steps)?;
+        let library = packages::unpacked("libstd-rust-web-dev", &[], suite, arch, steps)?;
+        let linker = format!("lib/rustlib/{host}-unknown-linux-gnu/bin/rust-lld");
+        let foreign = Foreign {
+            libraries: root.join(format!("usr/lib/{host}-linux-gnu")),
+            linker: sysroot.join(linker),
+            root,
+            library,
+        };
+        Ok(Self { triple: format!("{arch}-unknown-linux-gnu"), foreign: Some(foreign) })
     }
 
     /// Whether it is another one than what built xtask.
@@ -126,13 +159,19 @@ impl Toolchain {
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repository()).arg(subcommand);
         cargo.args(["--profile", PROFILE, "--target", &self.triple]);
+        if self.triple.ends_with("musl") {
+            // No start files, which Rust brings along for this libc.
+            flags.push("-Clink-self-contained=no".into());
+        }
         if self.triple.starts_with("aarch64") {
             // Atomics in place: the library's ask a libc for the CPU's features.
             flags.push("-Ctarget-feature=-outline-atomics".into());
         }
-        if let Some((rustc, sysroot)) = &self.foreign {
-            flags.push(format!("--sysroot={}", sysroot.display()));
-            cargo.env("RUSTC", rustc);
+        if let Some(foreign) = &self.foreign {
+            flags.push(format!("--sysroot={}", foreign.library.join("usr").display()));
+            flags.push(format!("-Clinker={}", foreign.linker.display()));
+            cargo.env("RUSTC", foreign.root.join("usr/bin/rustc"));
+            cargo.env("LD_LIBRARY_PATH", &foreign.libraries);
         }
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         Ok(cargo)
