@@ -1,12 +1,10 @@
 //! Broken board files and kernels that lack something: the host is up, QM is
 //! fenced or held, the record says why.
 
-use std::io::Write;
-
 use serde_json::json;
-use tempfile::NamedTempFile;
+use xtask::disk::Disk;
 
-use super::LOOK;
+use super::{LOOK, program};
 use crate::{On, Seen, bytes, has, record, set};
 
 /// Seven mistakes in one file: each is named, and the rest of it counts.
@@ -16,8 +14,8 @@ pub(crate) fn board_file_with_mistakes(on: On) {
     set(&mut board, &["qm", "memory_limit", "high"], json!("130%"));
     set(&mut board, &["qm", "memory_limt"], json!({}));
     set(&mut board, &["qm", "pids_max"], json!("many"));
-    set(&mut board, &["image", "partitions", "var_qm", "uuid"], json!("1234"));
-    set(&mut board, &["image", "partitions", "var_qn"], json!({"size": "1 GiB"}));
+    set(&mut board, &["image", "partitions", "vor"], json!({"size": "1 GiB"}));
+    set(&mut board, &["handoff", "oom_score_adj"], json!(-1001));
     set(&mut board, &["image", "cg_memory_min"], json!("64 MB of it"));
     let script = format!("{LOOK} qm_up; look; plimsoll check /etc/plimsoll/board.json; echo \"check $?\"");
     let outcome = on.guest().board_json(&board).run(&script).unwrap();
@@ -29,8 +27,8 @@ pub(crate) fn board_file_with_mistakes(on: On) {
         "qm.memory_limit.high",
         "qm.memory_limt",
         "qm.pids_max",
-        "image.partitions.var_qm.uuid",
-        "image.partitions.var_qn",
+        "image.partitions.vor",
+        "handoff.oom_score_adj",
         "image.cg_memory_min",
     ] {
         assert!(has(&record, "board", field, "failed"), "{field}\n{seen}");
@@ -128,26 +126,31 @@ pub(crate) fn a_knob_that_refuses(on: On) {
     assert_eq!(record["qm_reason"], "a limit was refused: the fallback is in force", "{seen}");
 }
 
-/// The process that does the boot is killed twice; the third time it may finish.
+/// The process that does the boot is killed twice, while it waits for a disk;
+/// the third time, without the board file, it may finish.
 pub(crate) fn the_boot_itself_is_killed(on: On) {
-    let seen = after(
+    let seen = after_with(
         on,
         "mount -t proc proc /proc
          (for round in 1 2; do
              killed=
              until [ $killed ]; do
-                 for pid in $(busybox pgrep -P 1); do
-                     [ \"$(cat /proc/$pid/comm)\" = init ] && kill -9 $pid && killed=yes
+                 for dir in /proc/[0-9]*; do
+                     set -- $(cat $dir/stat 2>/dev/null)
+                     [ \"$2 $4\" = '(init) 1' ] && [ $3 != Z ] && kill -9 $1 && killed=yes
                  done
              done
-             busybox sleep 0.05
          done) &",
+        Some([]),
     );
     assert!(seen.serial.contains("the boot died (attempt 1)"), "{seen}");
     assert!(seen.serial.contains("the boot died (attempt 2)"), "{seen}");
     let record = record(&seen);
     assert!(has(&record, "boot", "attempt", "failed"), "{seen}");
-    seen.expect("pid1", "init 0");
+    assert_eq!(record["qm_reason"], "the boot died twice with its board file", "{seen}");
+    held(&seen);
+    // What the board file said of the next init still holds: none.
+    assert!(seen.serial.contains("plimsoll stays PID 1"), "{seen}");
 }
 
 fn held(seen: &Seen) {
@@ -158,10 +161,15 @@ fn held(seen: &Seen) {
 /// Boots with a shell as the first program, which does `before` and then
 /// becomes plimsoll.
 fn after(on: On, before: &str) -> Seen {
-    let mut first = NamedTempFile::new().unwrap();
-    write!(first, "#!/bin/sh\nexport PATH=/usr/bin\n{before}\nexec /init \"$@\"\n").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    first.as_file().set_permissions(mode).unwrap();
+    after_with(on, before, None)
+}
+
+fn after_with(on: On, before: &str, disks: Option<[Disk; 0]>) -> Seen {
+    let first = program(&format!("#!/bin/sh\nexport PATH=/usr/bin\n{before}\nexec /init \"$@\"\n"));
     let guest = on.guest().put(first.path(), "/first").kernel_arg("rdinit=/first");
+    let guest = match disks {
+        Some(disks) => guest.disks(disks),
+        None => guest,
+    };
     Seen::new(&guest.run(&format!("{LOOK} look")).unwrap())
 }

@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use super::LOOK;
+use super::{LOOK, program};
 use crate::{On, Seen, bytes, set};
 
 /// busybox init is PID 1; its children are as the kernel would have them.
 pub(crate) fn handoff_to_busybox_init(on: On) {
     let mut board = on.board_file();
-    set(&mut board, &["handoff", "init"], json!("/sbin/init"));
+    set(&mut board, &["handoff", "init"], json!("/next"));
     set(&mut board, &["handoff", "oom_score_adj"], json!(-17));
     let script = format!(
         r#"{LOOK} look
-echo "cmdline $(tr '\0' ' ' </proc/1/cmdline)"
+cat /run/words
 echo "environ $(tr '\0' ' ' </proc/1/environ)"
 for of in 1 self; do
     grep -e ^Sig[BIC] -e ^Cap -e ^NoNewPrivs -e ^Seccomp /proc/$of/status | tr -d '\t' | sed "s/^/$of./; s/:/ /"
@@ -35,12 +35,15 @@ kill -15 $(supervisors); sleep 0.3
 echo "supervisors_after_term $(supervisors | wc -l)"
 "#
     );
-    let guest = on.guest().board_json(&board).kernel_arg("single").kernel_arg("COLOUR=blue");
+    let next = "#!/bin/sh\necho \"words $0 $*\" >/run/words\nexec /sbin/init \"$@\"\n";
+    let next = program(next);
+    let guest = on.guest().board_json(&board).put(next.path(), "/next");
+    let guest = guest.kernel_arg("pebble").kernel_arg("COLOUR=blue");
     let outcome = guest.run(&script).unwrap();
     let seen = Seen::new(&outcome);
     seen.expect("pid1", "init -17");
     // argv and the environment are the kernel's, argv[0] excepted.
-    seen.expect("cmdline", "/sbin/init single ");
+    seen.expect("words", "/next pebble");
     assert!(seen.get("environ").contains("COLOUR=blue"), "{seen}");
     for of in ["1", "self"] {
         for key in ["SigBlk", "NoNewPrivs", "Seccomp"] {

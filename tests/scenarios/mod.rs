@@ -1,9 +1,15 @@
 //! What each scenario does and what is right.
 
-mod limits;
 mod broken;
 mod handoff;
+mod limits;
 mod var_qm;
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::NamedTempFile;
 
 pub(crate) use broken::*;
 pub(crate) use handoff::*;
@@ -13,7 +19,7 @@ pub(crate) use var_qm::*;
 /// Prints the facts and knobs that most scenarios judge. The page size is the
 /// kernel's own, from the auxiliary vector of a process: key 6.
 pub(crate) const LOOK: &str = r#"
-knob() { echo "$1 $(cat $2 2>/dev/null)"; }
+knob() { echo "$1 $(head -c 64 $2 2>/dev/null | tr -d '\0')"; }
 look() {
     echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
     echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
@@ -39,3 +45,11 @@ qm_up() {
     echo "QM did not come up" >&2
 }
 "#;
+
+/// A program to put into a guest.
+pub(crate) fn program(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.as_file().set_permissions(Permissions::from_mode(0o755)).unwrap();
+    file
+}

@@ -277,7 +277,8 @@ pub fn fallback_value(board: &Board<'_>, facts: &Facts) -> Value {
     }
 }
 
-fn hold<K: Kernel>(kernel: &mut K, record: &mut Record, reason: &str) {
+/// QM is not started, and why.
+pub fn hold<K: Kernel>(kernel: &mut K, record: &mut Record, reason: &str) {
     record.qm_start = false;
     record.qm_reason = cut(format_args!("{reason}"));
     noted(kernel, record, "qm", "start", Outcome::Failed, reason);

@@ -15,6 +15,7 @@ pub mod boot;
 pub mod facts;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod json;
 pub mod payload;
 pub mod plan;
 pub mod record;

@@ -1,13 +1,14 @@
 //! The boot's record: what was wanted, what the kernel shows, when.
 //!
-//! The same types are written by the supervisor as JSON, read back by
-//! `plimsoll status`, and read by the host's tool.
+//! The supervisor writes the types as JSON, and the host's tool reads them back.
 
 use core::fmt::{self, Write as _};
 
+use heapless::string::StringView;
 use heapless::{String, Vec};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use crate::json::{Json, Slice};
 use crate::kernel::{Errno, Kernel, Level};
 
 /// Entries kept: 48 modules, 8 host cgroups with 2 entries each, about 30 of
@@ -21,7 +22,7 @@ pub const JSON_BYTES_MAX: usize = 40 * 1024;
 pub const VERSION: u8 = 1;
 
 /// What came of one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The kernel shows what was wanted.
@@ -48,7 +49,7 @@ impl Outcome {
 }
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Entry {
     /// Microseconds from the kernel's start to the step's end.
     pub t_us: u64,
@@ -65,7 +66,7 @@ pub struct Entry {
 }
 
 /// The record of one boot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Record {
     /// [`VERSION`], once the record is finished.
     pub version: u8,
@@ -137,7 +138,9 @@ impl Record {
     /// Writes the record as JSON; how many bytes, or `None` if `buf` is too
     /// small ([`JSON_BYTES_MAX`] is not).
     pub fn to_json(&self, buf: &mut [u8]) -> Option<usize> {
-        serde_json_core::to_slice(self, buf).ok()
+        let mut json = Slice::new(buf);
+        write!(json, "{}", Json(self)).ok()?;
+        Some(json.written())
     }
 }
 
@@ -177,25 +180,72 @@ impl fmt::Display for Note<'_> {
     }
 }
 
+impl fmt::Display for Json<&Record> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0;
+        write!(
+            f,
+            "{{\"version\":{},\"board\":{},\"kernel\":{},\"mem_total_kib\":{},\
+             \"page_bytes\":{},\"start_us\":{},\"waited_us\":{},\"qm_start\":{},\
+             \"qm_reason\":{},\"dropped\":{},\"entries\":[",
+            u64::from(record.version),
+            Json(&*record.board),
+            Json(&*record.kernel),
+            record.mem_total_kib,
+            record.page_bytes,
+            record.start_us,
+            record.waited_us,
+            record.qm_start,
+            Json(&*record.qm_reason),
+            u64::from(record.dropped),
+        )?;
+        let mut comma = "";
+        for entry in &record.entries {
+            write!(f, "{comma}{}", Json(entry))?;
+            comma = ",";
+        }
+        f.write_str("]}")
+    }
+}
+
+impl fmt::Display for Json<&Entry> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry { t_us, step, target, wanted, found, outcome } = self.0;
+        write!(
+            f,
+            "{{\"t_us\":{t_us},\"step\":{},\"target\":{},\"wanted\":{},\"found\":{},\
+             \"outcome\":{}}}",
+            Json(&**step),
+            Json(&**target),
+            Json(&**wanted),
+            Json(&**found),
+            Json(outcome.word()),
+        )
+    }
+}
+
 /// Formats into a bounded string; what does not fit ends in "...".
 pub fn cut<const N: usize>(text: fmt::Arguments<'_>) -> String<N> {
-    struct Cutter<const N: usize>(String<N>);
-    impl<const N: usize> fmt::Write for Cutter<N> {
-        fn write_str(&mut self, s: &str) -> fmt::Result {
-            for c in s.chars() {
-                if self.0.len() + c.len_utf8() + 3 > N {
-                    // Room for the dots was kept.
-                    let _ = self.0.push_str("...");
-                    return Err(fmt::Error);
-                }
-                let _ = self.0.push(c);
+    let mut out = String::new();
+    // What was cut is known by its dots.
+    let _ = Cutter(&mut out).write_fmt(text);
+    out
+}
+
+struct Cutter<'a>(&'a mut StringView);
+
+impl fmt::Write for Cutter<'_> {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for c in s.chars() {
+            if self.0.len() + c.len_utf8() + 3 > self.0.capacity() {
+                // Room for the dots was kept.
+                let _ = self.0.push_str("...");
+                return Err(fmt::Error);
             }
-            Ok(())
+            let _ = self.0.push(c);
         }
+        Ok(())
     }
-    let mut out = Cutter(String::new());
-    let _ = out.write_fmt(text);
-    out.0
 }
 
 /// A refusal in words, for [`Note::found`].

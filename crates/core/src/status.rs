@@ -1,9 +1,13 @@
 //! What `plimsoll status` asks and what the supervisor answers.
 
-use heapless::String;
-use serde::{Deserialize, Serialize};
+use core::fmt;
 
-use crate::record::Record;
+use heapless::String;
+use serde::Deserialize;
+
+use crate::board::json::Walk;
+use crate::board::keys::unquoted;
+use crate::json::Json;
 
 /// Longest request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 512;
@@ -11,7 +15,7 @@ pub const REQUEST_BYTES_MAX: usize = 512;
 pub const ANSWER_BYTES_MAX: usize = crate::record::JSON_BYTES_MAX + 1024;
 
 /// A request over the control socket: one JSON object a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request<'a> {
     /// The only one in this version: "status".
@@ -19,7 +23,7 @@ pub struct Request<'a> {
 }
 
 /// The supervisor as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
     /// PID of the process that answers.
     pub worker: i32,
@@ -39,15 +43,106 @@ pub struct Live {
     pub qm_oom_kills: u64,
 }
 
-/// The answer to "status".
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Status {
-    /// Of this format: 1.
-    pub version: u8,
-    /// The supervisor now.
-    pub live: Live,
-    /// The boot.
-    pub boot: Record,
+impl fmt::Display for Json<&Live> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let live = self.0;
+        write!(
+            f,
+            "{{\"worker\":{},\"keeper\":{},\"revivals\":{},\"drifts\":{},\"mended\":{},\
+             \"init\":{},\"qm_current_bytes\":{},\"qm_oom_kills\":{}}}",
+            i64::from(live.worker),
+            i64::from(live.keeper),
+            u64::from(live.revivals),
+            u64::from(live.drifts),
+            u64::from(live.mended),
+            Json(&*live.init),
+            live.qm_current_bytes,
+            live.qm_oom_kills,
+        )
+    }
+}
+
+/// What the table's head is made of, as paths in the answer to "status".
+const HEAD: [&str; 14] = [
+    "live.worker",
+    "live.keeper",
+    "live.revivals",
+    "live.drifts",
+    "live.mended",
+    "live.init",
+    "live.qm_current_bytes",
+    "live.qm_oom_kills",
+    "boot.board",
+    "boot.kernel",
+    "boot.mem_total_kib",
+    "boot.page_bytes",
+    "boot.qm_start",
+    "boot.qm_reason",
+];
+/// What a line is made of: [`crate::record::Entry`].
+const ENTRY: [&str; 6] = ["t_us", "step", "target", "wanted", "found", "outcome"];
+
+/// Says the answer to "status" as a table, a line at a time; whether QM may be
+/// started, `None` where it is no such answer. The answer has its fields in the
+/// order in which [`Live`] and [`crate::record::Record`] have them.
+pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<bool> {
+    let mut head = [""; HEAD.len()];
+    let mut entry = [""; ENTRY.len()];
+    let mut dropped = "";
+    let mut walk = Walk::with_escapes();
+    while let Some(value) = walk.next(answer).ok()? {
+        let raw = core::str::from_utf8(answer.get(value.span.start..value.span.end)?).ok()?;
+        let text = unquoted(raw).unwrap_or(raw);
+        match walk.path() {
+            "boot.entries" => say_head(&head, say),
+            "boot.dropped" => dropped = text,
+            path if path.starts_with("boot.entries[") => {
+                let name = path.rsplit_once('.').map_or("", |(_, name)| name);
+                keep(&ENTRY, &mut entry, name, text);
+                if name == "outcome" {
+                    say_entry(&entry, say)?;
+                }
+            }
+            path => keep(&HEAD, &mut head, path, text),
+        }
+    }
+    if !matches!(dropped, "" | "0") {
+        say(format_args!("{dropped} steps more did not fit\n"));
+    }
+    let [.., start, _] = head;
+    (!start.is_empty()).then_some(start == "true")
+}
+
+fn keep<'a>(names: &[&str], slots: &mut [&'a str], name: &str, text: &'a str) {
+    for (known, slot) in names.iter().zip(slots) {
+        if *known == name {
+            *slot = text;
+        }
+    }
+}
+
+fn say_head(head: &[&str; HEAD.len()], say: &mut dyn FnMut(fmt::Arguments<'_>)) {
+    let [worker, keeper, revivals, drifts, mended, init, bytes, kills, head @ ..] = head;
+    let [board, kernel, total, page, start, reason] = head;
+    let verdict = if *start == "true" { "may start" } else { "held" };
+    say(format_args!("board   {board} on {kernel}\n"));
+    say(format_args!("memory  {total} KiB in pages of {page} B\n"));
+    say(format_args!("QM      {verdict}: {reason}\n"));
+    say(format_args!("        {bytes} B in use, {kills} killed for memory\n"));
+    say(format_args!(
+        "watch   worker {worker}, keeper {keeper}, {revivals} brought back; \
+         {drifts} drifts, {mended} mended\n"
+    ));
+    say(format_args!("init    {init}\n\n"));
+}
+
+fn say_entry(entry: &[&str; ENTRY.len()], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<()> {
+    let [t_us, step, target, wanted, found, outcome] = entry;
+    let t_us: u64 = t_us.parse().ok()?;
+    let (secs, micros) = (t_us / 1_000_000, t_us % 1_000_000);
+    let note = if *outcome == "agrees" { wanted } else { found };
+    say(format_args!("{secs:>4}.{micros:06} {outcome:<8} {step} {target} {note}\n"));
+    Some(())
 }
 
 /// The value of `key` in a file of lines "key value", such as memory.events.

@@ -5,8 +5,7 @@ use plimsoll_core::boot::BOARD_PATH;
 use plimsoll_core::facts::Facts;
 use plimsoll_core::kernel::Kernel as _;
 use plimsoll_core::plan;
-use plimsoll_core::record::Outcome;
-use plimsoll_core::status::{ANSWER_BYTES_MAX, Status};
+use plimsoll_core::status::{self, ANSWER_BYTES_MAX};
 use rustix::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -131,61 +130,15 @@ fn status(json: bool) -> u8 {
     if json {
         return write_all(answer).max(write_all(b"\n"));
     }
-    match serde_json_core::from_slice::<Status>(answer) {
-        Ok((status, _)) => print(&status),
-        Err(_) => {
+    match status::table(answer, &mut |line| put(STDOUT, line)) {
+        Some(true) => OK,
+        Some(false) => FAILED,
+        None => {
             put(STDERR, format_args!("the answer is not a status: "));
             write_all(answer);
             FAILED
         }
     }
-}
-
-fn print(status: &Status) -> u8 {
-    let (live, boot) = (&status.live, &status.boot);
-    let verdict = if boot.qm_start { "may start" } else { "held" };
-    put(STDOUT, format_args!("board   {} on {}\n", boot.board, boot.kernel));
-    put(
-        STDOUT,
-        format_args!("memory  {} KiB in pages of {} B\n", boot.mem_total_kib, boot.page_bytes),
-    );
-    put(STDOUT, format_args!("QM      {verdict}: {}\n", boot.qm_reason));
-    put(
-        STDOUT,
-        format_args!(
-            "        {} B in use, {} killed for memory\n",
-            live.qm_current_bytes, live.qm_oom_kills
-        ),
-    );
-    put(
-        STDOUT,
-        format_args!(
-            "watch   worker {}, keeper {}, {} brought back; {} drifts, {} mended\n",
-            live.worker, live.keeper, live.revivals, live.drifts, live.mended
-        ),
-    );
-    put(STDOUT, format_args!("init    {}\n\n", live.init));
-    for entry in &boot.entries {
-        let note = match entry.outcome {
-            Outcome::Agrees => &entry.wanted,
-            _ => entry.found.as_str(),
-        };
-        put(
-            STDOUT,
-            format_args!(
-                "{:>4}.{:06} {:<8} {} {} {note}\n",
-                entry.t_us / 1_000_000,
-                entry.t_us % 1_000_000,
-                entry.outcome.word(),
-                entry.step,
-                entry.target,
-            ),
-        );
-    }
-    if boot.dropped > 0 {
-        put(STDOUT, format_args!("{} steps more did not fit\n", boot.dropped));
-    }
-    if boot.qm_start { OK } else { FAILED }
 }
 
 /// Sends one request and takes one answer; how many bytes.

@@ -58,13 +58,13 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
     for payload in &board.payloads {
         let held = payload.side == Side::Qm && !may_start_qm;
         if held {
-            log::warn!("payload {}: not started, QM is held", payload.name);
+            warn!("payload {}: not started, QM is held", payload.name);
         }
         let start_at_us = (!held && !resumed).then_some(0);
         // As many as the board has.
         let _ = slots.push(Slot { pid: None, start_at_us, restarts: Restarts::default() });
     }
-    log::info!("plimsoll stays PID 1");
+    info!("plimsoll stays PID 1");
     let signals = sys::signal_fd(&SIGNALS).ok();
     loop {
         let now = sys::now_us();
@@ -95,7 +95,7 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
 
 /// A fault in PID 1's own code.
 extern "C" fn fault(signal: i32) -> ! {
-    log::error!("PID 1: fault, signal {signal}");
+    error!("PID 1: fault, signal {signal}");
     pid1::recover()
 }
 
@@ -127,13 +127,13 @@ fn reap(slots: &mut [Slot], board: &Board<'_>) {
 fn ended(slot: &mut Slot, payload: &Payload<'_>, end: End) {
     let now = sys::now_us();
     match end {
-        End::Exited(status) => log::info!("payload {}: ended with {status}", payload.name),
-        End::Signalled(signal) => log::warn!("payload {}: ended by signal {signal}", payload.name),
+        End::Exited(status) => info!("payload {}: ended with {status}", payload.name),
+        End::Signalled(signal) => warn!("payload {}: ended by signal {signal}", payload.name),
     }
     match slot.restarts.after(end, payload.restart, payload.restart_max, now) {
         Next::StartAt(at) => slot.start_at_us = Some(at),
         Next::Rest => {}
-        Next::GiveUp => log::error!(
+        Next::GiveUp => error!(
             "payload {}: given up after {} restarts in 60 s",
             payload.name,
             payload.restart_max
@@ -145,11 +145,11 @@ fn spawn(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> Option<Pid> 
     match sys::fork() {
         Ok(Fork::Child) => sys::exit(become_payload(start, board, payload)),
         Ok(Fork::Parent(pid)) => {
-            log::info!("payload {}: started, PID {}", payload.name, pid.as_raw_nonzero());
+            info!("payload {}: started, PID {}", payload.name, pid.as_raw_nonzero());
             Some(pid)
         }
         Err(_) => {
-            log::error!("payload {}: fork failed", payload.name);
+            error!("payload {}: fork failed", payload.name);
             None
         }
     }
@@ -160,7 +160,7 @@ fn spawn(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> Option<Pid> 
 fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 {
     let _ = rustix::process::setsid();
     if let Err(errno) = join_cgroup(board, payload) {
-        log::error!("payload {}: its cgroup: {errno}", payload.name);
+        error!("payload {}: its cgroup: {errno}", payload.name);
         if payload.side == Side::Qm {
             return NOT_FENCED;
         }
@@ -168,7 +168,7 @@ fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 
     let mut score: String<8> = String::new();
     let _ = write!(score, "{}", payload.oom_score_adj);
     if let Err(errno) = Linux.write("/proc/self/oom_score_adj", score.as_bytes()) {
-        log::error!("payload {}: its OOM score: {errno}", payload.name);
+        error!("payload {}: its OOM score: {errno}", payload.name);
     }
     if payload.side == Side::Qm {
         // What the public qm.container drops: with them QM could lower its
@@ -186,14 +186,14 @@ fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 
     for word in &payload.command {
         match c_path(word) {
             Ok(word) => drop(words.push(word)),
-            Err(errno) => log::error!("payload {}: its command: {errno}", payload.name),
+            Err(errno) => error!("payload {}: its command: {errno}", payload.name),
         }
     }
     let argv: Vec<&CStr, COMMAND_WORDS_MAX> = words.iter().map(|word| &**word).collect();
     sys::block(&[]);
     if let Some(program) = argv.first() {
         let errno = sys::exec(start, program, &argv);
-        log::error!("payload {}: its program: error {}", payload.name, errno.into_raw());
+        error!("payload {}: its program: error {}", payload.name, errno.into_raw());
     }
     NOT_EXECUTED
 }

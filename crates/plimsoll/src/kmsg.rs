@@ -12,6 +12,23 @@ use rustix::fs::OFlags;
 /// a console at 80 to 200 columns is read by people.
 const LINE_BYTES: usize = 512;
 
+// `log`'s own macros keep a place in the source for each line, and look at the
+// level there: 5 KB. These have one call of it in common.
+macro_rules! error {
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Error, format_args!($($line)+)) };
+}
+macro_rules! warn {
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Warn, format_args!($($line)+)) };
+}
+macro_rules! info {
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Info, format_args!($($line)+)) };
+}
+
+/// Says a line.
+pub(crate) fn say(level: log::Level, line: fmt::Arguments<'_>) {
+    log::log!(level, "{line}");
+}
+
 struct Kmsg;
 
 static KMSG: Kmsg = Kmsg;

@@ -10,6 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::mount::MountFlags as RawFlags;
 
+use crate::kmsg::say;
 use crate::sys;
 
 /// The kernel this process runs on.
@@ -111,11 +112,12 @@ impl Kernel for Linux {
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
-        match level {
-            Level::Error => log::error!("{line}"),
-            Level::Warning => log::warn!("{line}"),
-            Level::Info => log::info!("{line}"),
-        }
+        let level = match level {
+            Level::Error => log::Level::Error,
+            Level::Warning => log::Level::Warn,
+            Level::Info => log::Level::Info,
+        };
+        say(level, line);
     }
 }
 

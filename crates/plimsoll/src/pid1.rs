@@ -11,6 +11,7 @@ use plimsoll_core::{PATH_MAX, apply};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::pipe::PipeFlags;
+use rustix::process::WaitOptions;
 
 use crate::linux::Linux;
 use crate::start::Start;
@@ -45,10 +46,10 @@ pub(crate) fn run(start: Start) -> ! {
         match try_boot(start, attempt, &mut next) {
             Tried::Done => break,
             Tried::Late => {
-                log::error!("the boot is not done after its deadline: going on without it");
+                error!("the boot is not done after its deadline: going on without it");
                 break;
             }
-            Tried::Died => log::error!("the boot died (attempt {})", attempt + 1),
+            Tried::Died => error!("the boot died (attempt {})", attempt + 1),
         }
     }
     let path: &CStr = match &next {
@@ -58,11 +59,11 @@ pub(crate) fn run(start: Start) -> ! {
     };
     let name = path.to_str().unwrap_or("?");
     if is_self(path) {
-        log::error!("handoff {name}: failed, it is plimsoll itself");
+        error!("handoff {name}: failed, it is plimsoll itself");
     } else {
-        log::info!("handoff {name}");
+        info!("handoff {name}");
         let errno = sys::exec_init(start, path);
-        log::error!("handoff {name}: failed, error {}", errno.into_raw());
+        error!("handoff {name}: failed, error {}", errno.into_raw());
     }
     init::run(start, false)
 }
@@ -73,7 +74,7 @@ pub(crate) fn recover() -> ! {
     sys::exec_self(&words);
     // Nothing is left but to be there and reap: the kernel must have a PID 1.
     loop {
-        let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
+        let _ = rustix::process::wait(WaitOptions::empty());
         sys::sleep_us(1_000_000);
     }
 }
@@ -99,9 +100,12 @@ fn try_boot(start: Start, attempt: u32, next: &mut NextInit) -> Tried {
             drop(reader);
             boot_child(start, attempt, writer)
         }
-        Ok(Fork::Parent(_)) => {
+        Ok(Fork::Parent(child)) => {
             drop(writer);
-            listen(&reader, next)
+            let tried = listen(&reader, next);
+            // If it has ended; what ends later is the next init's to reap.
+            let _ = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
+            tried
         }
         Err(_) => Tried::Died,
     }
@@ -124,6 +128,8 @@ fn listen(reader: &OwnedFd, next: &mut NextInit) -> Tried {
         match rustix::io::read(reader, &mut byte) {
             Ok(0) => return Tried::Died,
             Ok(_) if byte == [DONE] => return Tried::Done,
+            // An earlier attempt that read the board file knew it better.
+            Ok(_) if byte == *b"\n" && !matches!(next, NextInit::Unknown) => {}
             Ok(_) if byte == *b"\n" => {
                 *next = match InitPath::from_bytes_truncating_at_nul(&said) {
                     Ok(path) if !said.is_empty() => NextInit::Path(path),
@@ -172,7 +178,8 @@ fn boot_child(start: Start, attempt: u32, to_pid1: OwnedFd) -> ! {
     if attempt > 0 {
         apply::noted(kernel, record, "boot", "attempt", Outcome::Failed, "the one before died");
     }
-    let (mut board, accepted) = if attempt + 1 < ATTEMPTS {
+    let with_board_file = attempt + 1 < ATTEMPTS;
+    let (mut board, accepted) = if with_board_file {
         boot::read_board(kernel, record, text)
     } else {
         (board::read(&mut [], board::decode_core, &mut Faults::default()), false)
@@ -184,6 +191,9 @@ fn boot_child(start: Start, attempt: u32, to_pid1: OwnedFd) -> ! {
     boot::limits(kernel, record, &mut board, accepted);
     supervisor::protect(record);
     boot::var_qm(kernel, record, &board);
+    if !with_board_file {
+        boot::hold(kernel, record, "the boot died twice with its board file");
+    }
     boot::finish(kernel, record, &board, json);
     let _ = rustix::io::write(&to_pid1, &[DONE]);
     drop(to_pid1);

@@ -30,13 +30,13 @@ const MOUNTS_MAX: usize = 32;
 /// Ends everything and asks the kernel for `command`. If the kernel refuses,
 /// returns.
 pub(crate) fn down(command: RebootCommand, name: &str, board: &Board<'_>) {
-    log::info!("{name}: ending all processes");
+    info!("{name}: ending all processes");
     sys::kill_all(sys::SIGTERM);
     // The supervisor does not hear SIGTERM: it is what is left in the end.
     wait_for(TERM_US, || !is_populated(board));
     sys::kill_all(sys::SIGKILL);
     wait_for(TERM_US, || false);
-    log::info!("{name}: writing and unmounting");
+    info!("{name}: writing and unmounting");
     match sys::fork() {
         Ok(Fork::Child) => {
             rustix::fs::sync();
@@ -46,9 +46,9 @@ pub(crate) fn down(command: RebootCommand, name: &str, board: &Board<'_>) {
         Ok(Fork::Parent(_)) => wait_for(UNMOUNT_US, || false),
         Err(_) => rustix::fs::sync(),
     }
-    log::info!("{name}");
+    info!("{name}");
     if let Err(error) = rustix::system::reboot(command) {
-        log::error!("{name}: failed, error {}", error.raw_os_error());
+        error!("{name}: failed, error {}", error.raw_os_error());
     }
 }
 

@@ -10,6 +10,7 @@ use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
 use plimsoll_core::boot::{BOARD_COPY_PATH, RECORD_PATH};
 use plimsoll_core::facts::{CGROUP_ROOT, Facts, read_text};
+use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::plan::{self, SUPERVISOR_CGROUP};
 use plimsoll_core::record::{Outcome, Record, cut};
@@ -66,7 +67,7 @@ pub(crate) fn protect(record: &mut Record) {
 /// is given back. Where that can't be done, goes on as it is.
 pub(crate) fn become_supervisor(start: Start) -> ! {
     if let Err(errno) = exec_copy() {
-        log::warn!("supervisor: stays on the root file system ({errno})");
+        warn!("supervisor: stays on the root file system ({errno})");
     }
     run(start)
 }
@@ -112,7 +113,7 @@ pub(crate) fn run(_: Start) -> ! {
     let watch = Watch::new(kernel, &plan, &board, &facts);
     let listener = listen();
     if let Err(errno) = &listener {
-        log::error!("control socket: {errno}");
+        error!("control socket: {errno}");
     }
     let mut pair = Pair { peer: None, revivals: 0, window_begin_us: 0, in_window: 0 };
     let mut worker =
@@ -179,7 +180,7 @@ impl Pair {
         if let Some((pid, _)) = self.peer.take() {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
             self.revivals = self.revivals.saturating_add(1);
-            log::warn!("supervisor: the {name} ({}) ended: brought back", pid.as_raw_nonzero());
+            warn!("supervisor: the {name} ({}) ended: brought back", pid.as_raw_nonzero());
         }
     }
 }
@@ -345,15 +346,14 @@ impl Worker<'_> {
     /// was written.
     fn status(&mut self, pair: &Pair) -> Option<&[u8]> {
         let live = self.live(pair);
-        let mut len = 0;
-        len += copy(self.answer.get_mut(len..)?, br#"{"version":1,"live":"#)?;
-        len += serde_json_core::to_slice(&live, self.answer.get_mut(len..)?).ok()?;
-        len += copy(self.answer.get_mut(len..)?, br#","boot":"#)?;
+        let mut head = Slice::new(self.answer);
+        write!(head, r#"{{"version":1,"live":{},"boot":"#, Json(&live)).ok()?;
+        let mut len = head.written();
         // One byte is kept for the end.
         let room = self.answer.len().saturating_sub(1);
         len += Linux.read_at(RECORD_PATH, 0, self.answer.get_mut(len..room)?).ok()?;
-        len += copy(self.answer.get_mut(len..)?, b"}")?;
-        self.answer.get(..len)
+        *self.answer.get_mut(len)? = b'}';
+        self.answer.get(..=len)
     }
 
     fn live(&self, pair: &Pair) -> Live {
@@ -379,10 +379,4 @@ impl Worker<'_> {
             qm_oom_kills: knob("memory.events"),
         }
     }
-}
-
-/// Copies to the beginning of `to`; how many bytes, if they fit.
-fn copy(to: &mut [u8], from: &[u8]) -> Option<usize> {
-    to.get_mut(..from.len())?.copy_from_slice(from);
-    Some(from.len())
 }

@@ -1,7 +1,7 @@
 //! A walk over the members of a JSON text that knows where each one stands.
 //!
-//! It accepts what serde_json does, except escapes in strings and more than
-//! [`DEPTH_MAX`] levels. It doesn't recurse, and it borrows the text only while
+//! It accepts what serde_json does, except more than [`DEPTH_MAX`] levels and,
+//! unless told otherwise, escapes in strings. It doesn't recurse, and it borrows the text only while
 //! it steps, so that what lies behind it may be overwritten.
 
 use core::fmt::Write as _;
@@ -12,11 +12,11 @@ use super::faults::{KEY_PATH_MAX, append};
 
 /// Levels of nesting: the deepest key is at the fourth, a manifest's never
 /// beyond the sixth.
-pub(super) const DEPTH_MAX: usize = 8;
+pub(crate) const DEPTH_MAX: usize = 8;
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Object,
     Array,
     String,
@@ -27,30 +27,30 @@ pub(super) enum Shape {
 
 /// Where a value stands, in bytes from the beginning of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(crate) struct Span {
     /// Begin of its key, or of the value where it has none.
-    pub(super) member: usize,
-    pub(super) start: usize,
-    pub(super) end: usize,
+    pub(crate) member: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 /// One step of the walk.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value {
-    pub(super) shape: Shape,
+pub(crate) struct Value {
+    pub(crate) shape: Shape,
     /// `end` of an object or array is that of its opening bracket.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     /// How many objects and arrays it stands in.
-    pub(super) depth: usize,
+    pub(crate) depth: usize,
     /// Its place in the object or array, from 0.
-    pub(super) index: usize,
+    pub(crate) index: usize,
 }
 
 /// The text is no JSON.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SyntaxError {
-    pub(super) at: usize,
-    pub(super) allowed: &'static str,
+pub(crate) struct SyntaxError {
+    pub(crate) at: usize,
+    pub(crate) allowed: &'static str,
 }
 
 /// An object or array that is open.
@@ -63,7 +63,9 @@ struct Frame {
 
 /// A walk over one text.
 #[derive(Default)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
+    /// Whether strings may have escapes, which are left as they are.
+    escapes: bool,
     at: usize,
     begun: bool,
     path: String<KEY_PATH_MAX>,
@@ -78,19 +80,24 @@ enum Step {
 }
 
 impl Walk {
+    /// A walk over a text whose strings may have escapes.
+    pub(crate) fn with_escapes() -> Self {
+        Self { escapes: true, ..Self::default() }
+    }
+
     /// Path of the last value.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// Begin of the member whose value is the open object or array `depth`
     /// levels below the top.
-    pub(super) fn member_of(&self, depth: usize) -> usize {
+    pub(crate) fn member_of(&self, depth: usize) -> usize {
         self.frames.get(depth).map_or(0, |frame| frame.member)
     }
 
     /// The next value; `None` at the end of the text.
-    pub(super) fn next(&mut self, text: &[u8]) -> Result<Option<Value>, SyntaxError> {
+    pub(crate) fn next(&mut self, text: &[u8]) -> Result<Option<Value>, SyntaxError> {
         loop {
             match self.step(text)? {
                 Step::Value(value) => return Ok(Some(value)),
@@ -102,7 +109,7 @@ impl Walk {
 
     /// Walks on until no more than `depth` objects and arrays are open; where
     /// the last of them ended.
-    pub(super) fn skip(&mut self, text: &[u8], depth: usize) -> Result<usize, SyntaxError> {
+    pub(crate) fn skip(&mut self, text: &[u8], depth: usize) -> Result<usize, SyntaxError> {
         while self.frames.len() > depth {
             self.step(text)?;
         }
@@ -194,6 +201,7 @@ impl Walk {
         loop {
             match text.get(self.at) {
                 Some(b'"') => break,
+                Some(b'\\') if self.escapes => self.at += 2,
                 Some(b'\\') => return self.expected("a string without escapes (\\)"),
                 None | Some(0..=0x1f | 0x7f) => {
                     return self.expected("a string without control characters that ends in \"");
@@ -264,7 +272,7 @@ impl Walk {
 }
 
 /// Where the value at `path` stands, the whole of it.
-pub(super) fn find(text: &[u8], path: &str) -> Option<Span> {
+pub(crate) fn find(text: &[u8], path: &str) -> Option<Span> {
     let mut walk = Walk::default();
     while let Ok(Some(Value { span, depth, .. })) = walk.next(text) {
         if walk.path() == path {
@@ -275,13 +283,13 @@ pub(super) fn find(text: &[u8], path: &str) -> Option<Span> {
 }
 
 /// The value at `path` as the text has it.
-pub(super) fn raw<'a>(text: &'a [u8], path: &str) -> Option<&'a str> {
+pub(crate) fn raw<'a>(text: &'a [u8], path: &str) -> Option<&'a str> {
     let span = find(text, path)?;
     core::str::from_utf8(text.get(span.start..span.end)?).ok()
 }
 
 /// Line and column of a byte, both from 1, the column in characters.
-pub(super) fn position(text: &[u8], at: usize) -> (u32, u32) {
+pub(crate) fn position(text: &[u8], at: usize) -> (u32, u32) {
     let (mut line, mut column) = (1, 1);
     for byte in text.get(..at).unwrap_or(text) {
         if *byte == b'\n' {
@@ -295,7 +303,7 @@ pub(super) fn position(text: &[u8], at: usize) -> (u32, u32) {
 
 /// Overwrites the member between `member` and `end` with one that means
 /// nothing. Lines stay where they are.
-pub(super) fn strike(text: &mut [u8], member: usize, end: usize) {
+pub(crate) fn strike(text: &mut [u8], member: usize, end: usize) {
     // The shortest member there is.
     const NOTHING: &[u8] = b"\"\":0";
     for (at, byte) in text.get_mut(member..end).unwrap_or_default().iter_mut().enumerate() {

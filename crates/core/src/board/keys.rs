@@ -87,7 +87,7 @@ impl Kind {
 }
 
 /// The text between the quotes.
-pub(super) fn unquoted(raw: &str) -> Option<&str> {
+pub(crate) fn unquoted(raw: &str) -> Option<&str> {
     raw.strip_prefix('"')?.strip_suffix('"')
 }
 

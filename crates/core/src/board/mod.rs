@@ -6,7 +6,7 @@
 
 mod check;
 mod faults;
-mod json;
+pub(crate) mod json;
 pub mod keys;
 mod payloads;
 mod raw;
