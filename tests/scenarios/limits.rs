@@ -47,6 +47,11 @@ knob after_kills /sys/fs/cgroup/qm/memory.max
 echo "revivals $(plimsoll status --json | sed 's/.*"revivals":\([0-9]*\).*/\1/')"
 plimsoll status | grep -q 'memory.max' && echo "table yes"
 
+# A fault in PID 1's own code: it comes back, and still minds QM's payload.
+kill -SEGV 1; sleep 0.5
+echo "resumed $(tr '\0' ' ' </proc/1/cmdline | cut -d' ' -f1)"
+kill -9 $(cat /run/qm/pid); sleep 0.5; qm_up
+in-qm echo "qm_again yes"
 plimsoll check /etc/plimsoll/board.json >/dev/null && echo "check 0"
 plimsoll plan >/tmp/plan && echo "plan $(grep -c memory.max /tmp/plan)"
 "#
@@ -60,6 +65,8 @@ plimsoll plan >/tmp/plan && echo "plan $(grep -c memory.max /tmp/plan)"
     seen.expect("mended", bytes(&seen, "40%"));
     seen.expect("after_kills", bytes(&seen, "40%"));
     seen.expect("table", "yes");
+    seen.expect("resumed", "plimsoll-resumed");
+    seen.expect("qm_again", "yes");
     seen.expect("check", 0);
     seen.expect("plan", 1);
     assert!(outcome.powered_off, "the board powers off\n{seen}");

@@ -3,6 +3,7 @@
 
 use core::ffi::CStr;
 use core::fmt::Write as _;
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use heapless::{CString, String, Vec};
 use plimsoll_core::board::{
@@ -30,6 +31,9 @@ use crate::{pid1, power};
 const SIGNALS: [u32; 5] = [sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGUSR1, sys::SIGUSR2];
 /// Longest sleep, in microseconds, where nothing is due: 60 s.
 const IDLE_US: u64 = 60_000_000;
+/// What a fault costs before PID 1 goes on, in microseconds: 100 ms, so that
+/// one which comes back at once leaves the CPU to others.
+const RESUME_US: u64 = 100_000;
 /// Exit status of a payload's process whose program can't be executed, as a
 /// shell has it.
 const NOT_EXECUTED: u8 = 127;
@@ -44,25 +48,40 @@ struct Slot {
     restarts: Restarts,
 }
 
-/// PID 1's life where it stays plimsoll. `resumed`: after a fault, the payloads
-/// that run are left as they are.
+/// The payloads' processes in the order of the board file, 0 where there is
+/// none: what [`pid1::recover`] takes along.
+static PIDS: [AtomicI32; PAYLOADS_MAX] = [const { AtomicI32::new(0) }; PAYLOADS_MAX];
+
+/// See [`PIDS`].
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
+    PIDS.iter().map(|pid| pid.load(Ordering::Relaxed))
+}
+
+/// PID 1's life where it stays plimsoll. `resumed`: after a fault, with the
+/// PIDs of its payloads as arguments.
 pub(crate) fn run(start: Start, resumed: bool) -> ! {
     sys::on_fault(fault);
     sys::block(&SIGNALS);
+    if resumed {
+        error!("PID 1 was brought back");
+        sys::sleep_us(RESUME_US);
+    }
     let text: &'static mut [u8] = TEXT.take().map_or(&mut [], |text| text);
     let read = Linux.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
     let text = text.get_mut(..read).unwrap_or_default();
     let board = board::read(text, board::decode_core, &mut Faults::default());
     let may_start_qm = rustix::fs::access(QM_START_PATH, Access::EXISTS).is_ok();
     let mut slots: Vec<Slot, PAYLOADS_MAX> = Vec::new();
-    for payload in &board.payloads {
+    for (n, payload) in board.payloads.iter().enumerate() {
+        let runs = start.arg(n + 1).filter(|_| resumed).and_then(|pid| pid.parse().ok());
+        let pid = runs.and_then(Pid::from_raw);
         let held = payload.side == Side::Qm && !may_start_qm;
         if held {
             warn!("payload {}: not started, QM is held", payload.name);
         }
         let start_at_us = (!held && !resumed).then_some(0);
         // As many as the board has.
-        let _ = slots.push(Slot { pid: None, start_at_us, restarts: Restarts::default() });
+        let _ = slots.push(Slot { pid, start_at_us, restarts: Restarts::default() });
     }
     info!("plimsoll stays PID 1");
     let signals = sys::signal_fd(&SIGNALS).ok();
@@ -73,6 +92,9 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
                 slot.start_at_us = None;
                 slot.pid = spawn(start, &board, payload);
             }
+        }
+        for (pid, slot) in PIDS.iter().zip(&slots) {
+            pid.store(slot.pid.map_or(0, |pid| pid.as_raw_nonzero().get()), Ordering::Relaxed);
         }
         let due = slots.iter().filter_map(|slot| slot.start_at_us).min();
         let timeout = timespec(due.map_or(IDLE_US, |due| due.saturating_sub(now)).min(IDLE_US));

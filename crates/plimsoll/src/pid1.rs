@@ -2,9 +2,10 @@
 //! does the boot; PID 1 waits for it, with a deadline, and goes on.
 
 use core::ffi::CStr;
+use core::fmt::Write as _;
 
-use heapless::{CString, Vec};
-use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
+use heapless::{CString, String, Vec};
+use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, PAYLOADS_MAX};
 use plimsoll_core::boot;
 use plimsoll_core::record::{JSON_BYTES_MAX, Outcome, Record};
 use plimsoll_core::{PATH_MAX, apply};
@@ -68,9 +69,19 @@ pub(crate) fn run(start: Start) -> ! {
     init::run(start, false)
 }
 
-/// A PID 1 that met a bug of its own begins anew, as one that stays.
+/// A PID 1 that met a bug of its own begins anew, as one that stays. Its
+/// children are still its own: their PIDs go along as arguments.
 pub(crate) fn recover() -> ! {
-    let words: [*const core::ffi::c_char; 2] = [RESUMED.as_ptr(), core::ptr::null()];
+    let mut texts: Vec<CString<12>, PAYLOADS_MAX> = Vec::new();
+    for pid in init::pids() {
+        let mut text: String<11> = String::new();
+        let _ = write!(text, "{pid}");
+        let text = CString::from_bytes_truncating_at_nul(text.as_bytes()).unwrap_or_default();
+        let _ = texts.push(text);
+    }
+    let mut words: Vec<&CStr, { PAYLOADS_MAX + 1 }> = Vec::new();
+    let _ = words.push(RESUMED);
+    words.extend(texts.iter().map(|text| &**text));
     sys::exec_self(&words);
     // Nothing is left but to be there and reap: the kernel must have a PID 1.
     loop {

@@ -68,14 +68,21 @@ pub(crate) fn exit(status: u8) -> ! {
     }
 }
 
-/// execve(2) with a list of at most 31 words; the environment of `start`.
-/// Returns only an error.
-pub(crate) fn exec(start: Start, path: &CStr, words: &[&CStr]) -> Errno {
-    let mut argv = [core::ptr::null::<c_char>(); 32];
-    for (slot, word) in argv.iter_mut().take(31).zip(words) {
+/// Words of a command, the null pointer at the end included.
+const WORDS_MAX: usize = 32;
+
+/// An argument vector: the words that fit, and at least one null pointer.
+fn pointers(words: &[&CStr]) -> [*const c_char; WORDS_MAX] {
+    let mut argv = [core::ptr::null(); WORDS_MAX];
+    for (slot, word) in argv.iter_mut().take(WORDS_MAX - 1).zip(words) {
         *slot = word.as_ptr();
     }
-    execve(path, argv.as_ptr(), start.envp())
+    argv
+}
+
+/// execve(2) with the environment of `start`. Returns only an error.
+pub(crate) fn exec(start: Start, path: &CStr, words: &[&CStr]) -> Errno {
+    execve(path, pointers(words).as_ptr(), start.envp())
 }
 
 /// Becomes the next init: argv[0] is its path, as the kernel would have it; all
@@ -106,11 +113,7 @@ fn execve(path: &CStr, argv: *const *const c_char, envp: *const *const c_char) -
 /// Executes the file behind a descriptor, with an empty environment. Returns
 /// only an error.
 pub(crate) fn exec_fd(fd: BorrowedFd<'_>, words: &[&CStr]) -> Errno {
-    let mut argv = [core::ptr::null::<c_char>(); 8];
-    for (slot, word) in argv.iter_mut().take(7).zip(words) {
-        *slot = word.as_ptr();
-    }
-    let envp = [core::ptr::null::<c_char>(); 1];
+    let (argv, envp) = (pointers(words), [core::ptr::null::<c_char>()]);
     let fd = fd.as_raw_fd();
     // SAFETY: the path is an empty C string, argv and envp end with a null
     // pointer, and all of them outlive the call.
@@ -120,10 +123,11 @@ pub(crate) fn exec_fd(fd: BorrowedFd<'_>, words: &[&CStr]) -> Errno {
     done.err().unwrap_or(Errno::EIO)
 }
 
-/// Executes this very program again, with the words given (ended by a null
-/// pointer) and an empty environment. Returns only an error.
-pub(crate) fn exec_self(words: &[*const c_char; 2]) {
-    execve(c"/proc/self/exe", words.as_ptr(), [core::ptr::null()].as_ptr());
+/// Executes this very program again, with an empty environment. Returns only
+/// an error.
+pub(crate) fn exec_self(words: &[&CStr]) -> Errno {
+    let (argv, envp) = (pointers(words), [core::ptr::null()]);
+    execve(c"/proc/self/exe", argv.as_ptr(), envp.as_ptr())
 }
 
 /// Sends a signal to every process but PID 1 and this one.
