@@ -1,14 +1,14 @@
 //! Doing a step and reading it back.
 
-use core::fmt::{self, Write as _};
+use core::fmt;
 
 use heapless::String;
 
-use crate::PATH_MAX;
 use crate::facts::{CGROUP_ROOT, read_text};
 use crate::kernel::{Errno, Kernel, Result};
 use crate::plan::Step;
-use crate::record::{Note, Outcome, Record, refusal};
+use crate::record::{Note, Outcome, Record, cut, refusal};
+use crate::{PATH_MAX, path};
 
 /// Does one step and notes it; whether the kernel shows what was wanted.
 pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> bool {
@@ -16,7 +16,7 @@ pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> 
         Step::Cgroup { path } => cgroup(kernel, record, path),
         Step::Enable { path, controller } => enable(kernel, record, path, controller),
         Step::Write { path, knob, value, .. } => match knob_path(path, knob) {
-            Ok(file) => write(kernel, record, "limit", &file, value),
+            Ok(file) => write(kernel, record, "limit", &file, format_args!("{value}")),
             Err(errno) => failed(kernel, record, "limit", path, errno),
         },
     }
@@ -24,20 +24,19 @@ pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> 
 
 /// The file of a knob.
 pub fn knob_path(cgroup: &str, knob: &str) -> Result<String<PATH_MAX>> {
-    let mut path = String::new();
-    write!(path, "{CGROUP_ROOT}{cgroup}/{knob}").map_err(|_| Errno::NAMETOOLONG)?;
-    Ok(path)
+    path(format_args!("{CGROUP_ROOT}{cgroup}/{knob}"))
 }
 
-fn cgroup<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str) -> bool {
-    let mut full: String<PATH_MAX> = String::new();
-    let made = match write!(full, "{CGROUP_ROOT}{path}") {
-        Ok(()) => kernel.mkdir(&full),
-        Err(_) => Err(Errno::NAMETOOLONG),
-    };
+fn cgroup<K: Kernel>(kernel: &mut K, record: &mut Record, cgroup: &str) -> bool {
+    let made = path(format_args!("{CGROUP_ROOT}{cgroup}")).and_then(|full| {
+        match kernel.mkdir(&full) {
+            Ok(()) | Err(Errno::EXIST) => Ok(full),
+            Err(errno) => Err(errno),
+        }
+    });
     match made {
-        Ok(()) | Err(Errno::EXIST) => noted(kernel, record, "cgroup", &full, Outcome::Agrees, ""),
-        Err(errno) => failed(kernel, record, "cgroup", path, errno),
+        Ok(full) => noted(kernel, record, "cgroup", &full, Outcome::Agrees, ""),
+        Err(errno) => failed(kernel, record, "cgroup", cgroup, errno),
     }
 }
 
@@ -46,8 +45,7 @@ fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str, controller
         Ok(file) => file,
         Err(errno) => return failed(kernel, record, "controller", path, errno),
     };
-    let mut word: String<16> = String::new();
-    let _ = write!(word, "+{controller}");
+    let word: String<32> = cut(format_args!("+{controller}"));
     let refused = kernel.write(&file, word.as_bytes()).err();
     let mut buf = [0; 256];
     let enabled = read_text(kernel, &file, &mut buf)
@@ -73,10 +71,9 @@ pub fn write<K: Kernel>(
     record: &mut Record,
     step: &str,
     file: &str,
-    value: impl fmt::Display,
+    value: fmt::Arguments<'_>,
 ) -> bool {
-    let mut wanted: String<24> = String::new();
-    let _ = write!(wanted, "{value}");
+    let wanted: String<32> = cut(value);
     let refused = kernel.write(file, wanted.as_bytes()).err();
     if refused == Some(Errno::NOENT) && file.ends_with("/memory.swap.max") {
         // A kernel without swap has no swap to limit; systemd tolerates it too.
@@ -98,7 +95,7 @@ pub fn write<K: Kernel>(
 pub fn shows<K: Kernel>(kernel: &mut K, file: &str) -> String<32> {
     let mut buf = [0; 32];
     let mut shown = String::new();
-    let _ = shown.push_str(read_text(kernel, file, &mut buf).trim_end());
+    let _ = shown.push_str(read_text(kernel, file, &mut buf).trim_ascii_end());
     shown
 }
 

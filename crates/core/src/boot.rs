@@ -4,8 +4,6 @@
 //! fence is read back, and every path ends, in bounded time, with the host's
 //! init to be started.
 
-use core::fmt::Write as _;
-
 use heapless::String;
 
 use crate::apply::{self, failed, noted};
@@ -15,7 +13,7 @@ use crate::kernel::{Errno, Kernel, Mount, MountFlags};
 use crate::limit::Limit;
 use crate::plan::{Duty, Plan, Step, Value, plan};
 use crate::record::{Note, Outcome, Record, VERSION, cut};
-use crate::{PATH_MAX, var_qm};
+use crate::{PATH_MAX, path, var_qm};
 
 /// Where the board file is unless `plimsoll.board=` on the kernel's command
 /// line says otherwise.
@@ -124,7 +122,7 @@ pub fn read_board<'a, K: Kernel>(
                 step: "board",
                 target: &fault.path,
                 wanted: format_args!("{}", fault.allowed),
-                found: format_args!("{} (line {})", fault.value, fault.line),
+                found: format_args!("{} (line {})", fault.value, u64::from(fault.line)),
                 outcome: Outcome::Failed,
             },
         );
@@ -141,19 +139,14 @@ pub fn modules<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>
     let begin = kernel.now_us();
     let mut buf = [0; 64];
     let release: String<64> =
-        cut(format_args!("{}", read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim()));
+        cut(format_args!("{}", read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii()));
     for module in &board.modules {
-        let mut path: String<PATH_MAX> = String::new();
-        let written = if module.starts_with('/') {
-            path.push_str(module).map_err(|_| core::fmt::Error)
+        let path = if module.starts_with('/') {
+            path(format_args!("{module}"))
         } else {
-            write!(path, "/lib/modules/{release}/{module}.ko")
+            path(format_args!("/lib/modules/{release}/{module}.ko"))
         };
-        let loaded = match written {
-            Ok(()) => kernel.load_module(&path),
-            Err(_) => Err(Errno::NAMETOOLONG),
-        };
-        match loaded {
+        match path.and_then(|path| kernel.load_module(&path)) {
             Ok(()) => noted(kernel, record, "module", module, Outcome::Agrees, ""),
             Err(Errno::EXIST) => {
                 noted(kernel, record, "module", module, Outcome::Skipped, "loaded already")
@@ -171,10 +164,9 @@ pub fn modules<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>
 /// Whether /lib/modules/RELEASE/modules.builtin names the module, read as a
 /// stream: the file has tens of kilobytes. '-' and '_' are the same there.
 fn is_builtin<K: Kernel>(kernel: &mut K, release: &str, module: &str) -> bool {
-    let mut path: String<PATH_MAX> = String::new();
-    if write!(path, "/lib/modules/{release}/modules.builtin").is_err() {
+    let Ok(path) = path(format_args!("/lib/modules/{release}/modules.builtin")) else {
         return false;
-    }
+    };
     let mut buf = [0; 512];
     let mut line: heapless::Vec<u8, PATH_MAX> = heapless::Vec::new();
     let mut offset = 0;
@@ -257,7 +249,8 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
     }
     let agrees = apply::knob_path(board.qm.cgroup, "memory.max")
         .is_ok_and(|file| {
-            apply::write(kernel, record, "limit", &file, fallback_value(board, facts))
+            let value = fallback_value(board, facts);
+            apply::write(kernel, record, "limit", &file, format_args!("{value}"))
         });
     if agrees {
         record.qm_start = true;
@@ -300,7 +293,7 @@ pub fn finish<K: Kernel>(
     board: &Board<'_>,
     json: &mut [u8],
 ) {
-    let score = board.init_oom_score_adj;
+    let score = format_args!("{}", i64::from(board.init_oom_score_adj));
     apply::write(kernel, record, "oom-score", "/proc/1/oom_score_adj", score);
     let reason = record.qm_reason.clone();
     if record.qm_start {

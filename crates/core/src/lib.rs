@@ -28,3 +28,10 @@ pub mod watch;
 /// Longest path, in bytes: deep enough for a cgroup file under a nested
 /// container, short enough for the stack.
 pub const PATH_MAX: usize = 256;
+
+/// A path made of parts; `ENAMETOOLONG` past [`PATH_MAX`].
+pub fn path(parts: core::fmt::Arguments<'_>) -> kernel::Result<heapless::String<PATH_MAX>> {
+    let mut path = heapless::String::new();
+    core::fmt::write(&mut path, parts).map_err(|_| kernel::Errno::NAMETOOLONG)?;
+    Ok(path)
+}

@@ -6,9 +6,12 @@ use core::fmt;
 
 use heapless::Vec;
 
-use crate::board::{Board, CpuWeight};
+use crate::board::{Board, CpuWeight, Side, VarQm};
+use crate::boot::MOUNTS;
 use crate::facts::{CGROUP_ROOT, Facts};
+use crate::kernel::Mount;
 use crate::limit::Limit;
+use crate::var_qm::MOUNT_POINT;
 
 /// Steps of a plan: 4 for each of 8 host cgroups, 12 levels of QM's path, 13
 /// of QM's knobs, the supervisor's own.
@@ -194,5 +197,39 @@ impl<'a> Builder<'a> {
         duty: Duty,
     ) -> Result<(), TooLong> {
         self.push(Step::Write { path, knob, value, duty })
+    }
+}
+
+/// Says everything that a boot with this plan does, in order, one line a call.
+pub fn outline(board: &Board<'_>, plan: &Plan<'_>, line: &mut dyn FnMut(fmt::Arguments<'_>)) {
+    for Mount { target, fstype, data, .. } in &MOUNTS {
+        line(format_args!("mount {fstype} on {target}, unless mounted {data}"));
+    }
+    for module in &board.modules {
+        line(format_args!("load {module}"));
+    }
+    for step in plan {
+        line(format_args!("{step}"));
+    }
+    if let Some(VarQm { identity, options, wait_secs, .. }) = &board.var_qm {
+        line(format_args!(
+            "mount {identity} on {MOUNT_POINT}, waiting {wait_secs} s at most nodev,nosuid {options}"
+        ));
+    }
+    let score = board.init_oom_score_adj;
+    line(format_args!("write /proc/1/oom_score_adj = {score}"));
+    if let Some(init) = board.next_init {
+        line(format_args!("start {init} as PID 1"));
+        return;
+    }
+    line(format_args!("stay PID 1"));
+    for payload in &board.payloads {
+        let side = match payload.side {
+            Side::Host => "the host",
+            Side::Qm => "QM",
+        };
+        let program = payload.command.first().copied().unwrap_or_default();
+        let score = payload.oom_score_adj;
+        line(format_args!("start {program} for {side} as {}, OOM score {score}", payload.name));
     }
 }

@@ -100,9 +100,7 @@ fn plan(path: &str) -> u8 {
         put(STDERR, format_args!("{path}: {fault}\n"));
     }
     let Ok(plan) = plan::plan(&board, &facts) else { return FAILED };
-    for step in &plan {
-        put(STDOUT, format_args!("{step}\n"));
-    }
+    plan::outline(&board, &plan, &mut |line| put(STDOUT, format_args!("{line}\n")));
     if accepted { OK } else { FAILED }
 }
 

@@ -49,7 +49,8 @@ const REVIVAL_WINDOW_US: u64 = 60_000_000;
 /// Puts this process, the supervisor to be, out of harm's way.
 pub(crate) fn protect(record: &mut Record) {
     let kernel = &mut Linux;
-    apply::write(kernel, record, "oom-score", "/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+    let score = format_args!("{OOM_SCORE_ADJ}");
+    apply::write(kernel, record, "oom-score", "/proc/self/oom_score_adj", score);
     let mut procs: String<64> = String::new();
     let _ = write!(procs, "{CGROUP_ROOT}{SUPERVISOR_CGROUP}/cgroup.procs");
     match kernel.write(&procs, b"0") {

@@ -1,11 +1,10 @@
 //! The kernel's block devices: their names, a few attributes, their bytes.
 
-use core::fmt;
-
 use heapless::{String, Vec};
 
 use super::VolumeError;
-use crate::kernel::{Errno, Kernel};
+use crate::kernel::{Errno, Kernel, Result};
+use crate::path;
 
 /// A device's name below /dev; the kernel allows 31 bytes (BDEVNAME_SIZE).
 pub type Name = String<32, u8>;
@@ -54,7 +53,7 @@ fn parse_line(line: &[u8]) -> Option<Name> {
 }
 
 /// All devices worth a look, in the kernel's order: a disk, then its partitions.
-pub(super) fn list<K: Kernel>(kernel: &mut K) -> Result<Vec<Name, DEVICES_MAX>, VolumeError> {
+pub(super) fn list<K: Kernel>(kernel: &mut K) -> core::result::Result<Vec<Name, DEVICES_MAX>, VolumeError> {
     let mut devices = Vec::new();
     let mut line: Vec<u8, LINE_MAX> = Vec::new();
     let mut chunk = [0; CHUNK];
@@ -98,14 +97,14 @@ pub(super) fn attribute<K: Kernel>(
     kernel: &mut K,
     name: &Name,
     attribute: &str,
-) -> Result<Option<u64>, VolumeError> {
-    let path: String<96> = path(format_args!("/sys/class/block/{name}/{attribute}"))?;
+) -> Result<Option<u64>> {
+    let path = path(format_args!("/sys/class/block/{name}/{attribute}"))?;
     // 20 digits and the line's end.
     let mut text = [0; 24];
     let count = match kernel.read_at(&path, 0, &mut text) {
         Ok(count) => count,
         Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(VolumeError::Io { device: name.clone(), errno }),
+        Err(errno) => return Err(errno),
     };
     let text = text.get(..count).and_then(|text| core::str::from_utf8(text).ok());
     Ok(text.and_then(|text| text.trim_ascii_end().parse().ok()))
@@ -118,21 +117,15 @@ pub(super) fn read<K: Kernel>(
     name: &Name,
     offset: u64,
     buf: &mut [u8],
-) -> Result<Option<()>, VolumeError> {
+) -> Result<Option<()>> {
     /// No medium found.
     const NOMEDIUM: Errno = Errno(123);
-    let path: String<64> = path(format_args!("/dev/{name}"))?;
+    let path = path(format_args!("/dev/{name}"))?;
     match kernel.read_at(&path, offset, buf) {
         Ok(count) => Ok((count >= buf.len()).then_some(())),
         Err(Errno::NOENT | Errno::NXIO | Errno::NODEV | NOMEDIUM) => Ok(None),
-        Err(errno) => Err(VolumeError::Io { device: name.clone(), errno }),
+        Err(errno) => Err(errno),
     }
-}
-
-pub(super) fn path<const N: usize>(text: fmt::Arguments<'_>) -> Result<String<N>, VolumeError> {
-    let mut path = String::new();
-    fmt::write(&mut path, text).map_err(|_| VolumeError::List(Errno::NAMETOOLONG))?;
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! The GUID partition table, as far as one entry at a time goes (UEFI
 //! specification 2.10, chapter 5.3).
 
-use super::VolumeError;
 use super::bytes::{array, u16_at, u32_at, u64_at};
 use super::crc::Crc32;
 use super::devices::{self, CHUNK, Name};
 use crate::board::Uuid;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Result};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// The fields the specification names.
@@ -48,7 +47,7 @@ impl Entry {
 }
 
 /// Whether the primary header's place is signed as one, sound or not.
-pub(super) fn is_signed<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<bool, VolumeError> {
+pub(super) fn is_signed<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<bool> {
     let block_bytes = block_bytes(kernel, disk)?;
     let mut signature = [0; SIGNATURE.len()];
     let read = devices::read(kernel, disk, block_bytes, &mut signature)?;
@@ -57,7 +56,7 @@ pub(super) fn is_signed<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<bool, 
 
 /// The disk's table: the primary one, or where that is damaged the backup in
 /// the disk's last block. `None` if neither is sound.
-pub(super) fn read<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<Option<Table>, VolumeError> {
+pub(super) fn read<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<Option<Table>> {
     let block_bytes = block_bytes(kernel, disk)?;
     if let Some(table) = read_copy(kernel, disk, block_bytes, 1)? {
         return Ok(Some(table));
@@ -70,7 +69,7 @@ pub(super) fn read<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<Option<Tabl
 }
 
 /// The disk's logical block; 512 where the kernel doesn't tell a plausible one.
-fn block_bytes<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<u64, VolumeError> {
+fn block_bytes<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<u64> {
     let told = devices::attribute(kernel, disk, "queue/logical_block_size")?;
     Ok(told.filter(|bytes| bytes.is_power_of_two() && *bytes >= SECTOR).unwrap_or(SECTOR))
 }
@@ -80,7 +79,7 @@ fn read_copy<K: Kernel>(
     disk: &Name,
     block_bytes: u64,
     lba: u64,
-) -> Result<Option<Table>, VolumeError> {
+) -> Result<Option<Table>> {
     let mut header = [0; HEADER_MAX];
     let Some(offset) = lba.checked_mul(block_bytes) else { return Ok(None) };
     if devices::read(kernel, disk, offset, &mut header)?.is_none() {
@@ -118,7 +117,7 @@ fn sum_entries<K: Kernel>(
     kernel: &mut K,
     disk: &Name,
     table: &Table,
-) -> Result<Option<u32>, VolumeError> {
+) -> Result<Option<u32>> {
     let mut crc = Crc32::new();
     let mut chunk = [0; CHUNK];
     let mut offset = table.entries_offset;
@@ -143,7 +142,7 @@ impl Table {
         kernel: &mut K,
         disk: &Name,
         number: u32,
-    ) -> Result<Option<Entry>, VolumeError> {
+    ) -> Result<Option<Entry>> {
         let Some(index) = number.checked_sub(1).filter(|index| *index < self.entries) else {
             return Ok(None);
         };

@@ -20,6 +20,7 @@ use self::ext4::{Fault, Superblock};
 use self::gpt::{Entry, SECTOR};
 use crate::board::{Identity, Uuid};
 use crate::kernel::{Errno, Kernel};
+use crate::{PATH_MAX, path};
 
 /// automotive-image-builder's GPT type for QM's partition:
 /// edfe9f90-3a4d-11f0-b8f8-e89c256c3906.
@@ -31,7 +32,7 @@ pub const QM_VAR: Uuid = Uuid([
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// Path of the device, "/dev/vda2".
-    pub device: String<64>,
+    pub device: String<PATH_MAX>,
     /// UUID of the file system.
     pub fs_uuid: Uuid,
     /// UUID of the GPT entry; `None` on a whole disk or without a GPT.
@@ -164,6 +165,10 @@ pub fn find<K: Kernel>(kernel: &mut K, identity: &Identity<'_>) -> Result<Volume
     }
 }
 
+fn io(device: &Name, errno: Errno) -> VolumeError {
+    VolumeError::Io { device: device.clone(), errno }
+}
+
 struct Candidate {
     name: Name,
     partition_uuid: Option<Uuid>,
@@ -186,27 +191,30 @@ impl Search<'_> {
         if partitions.is_empty() {
             // A table of which the kernel made nothing: if there are bytes of
             // a superblock beside it, they are left over.
-            if gpt::is_signed(kernel, disk)? {
+            if gpt::is_signed(kernel, disk).map_err(|errno| io(disk, errno))? {
                 self.hint.get_or_insert(Hint::Table(disk.clone()));
                 return Ok(());
             }
             return self.consider(kernel, disk, None);
         }
-        let table = gpt::read(kernel, disk)?;
-        if table.is_none() && gpt::is_signed(kernel, disk)? {
+        let table = gpt::read(kernel, disk).map_err(|errno| io(disk, errno))?;
+        if table.is_none() && gpt::is_signed(kernel, disk).map_err(|errno| io(disk, errno))? {
             self.hint.get_or_insert(Hint::Table(disk.clone()));
         }
         for name in partitions {
             let number = devices::partition_number(disk, name);
             let mut entry = match (&table, number) {
-                (Some(table), Some(number)) => table.entry(kernel, disk, number)?,
+                (Some(table), Some(number)) => {
+                    table.entry(kernel, disk, number).map_err(|errno| io(disk, errno))?
+                }
                 _ => None,
             };
-            if let Some(found) = &entry
-                && devices::attribute(kernel, name, "start")? != Some(found.start)
-            {
-                self.hint.get_or_insert(Hint::Table(disk.clone()));
-                entry = None;
+            if let Some(found) = &entry {
+                let start = devices::attribute(kernel, name, "start");
+                if start.map_err(|errno| io(name, errno))? != Some(found.start) {
+                    self.hint.get_or_insert(Hint::Table(disk.clone()));
+                    entry = None;
+                }
             }
             self.consider(kernel, name, entry.as_ref())?;
         }
@@ -227,7 +235,8 @@ impl Search<'_> {
             Identity { partition_uuid: wanted, .. } => partition_uuid == *wanted,
         };
         let mut raw = [0; ext4::BYTES];
-        if by_table && devices::read(kernel, name, ext4::OFFSET, &mut raw)?.is_some() {
+        let read = if by_table { devices::read(kernel, name, ext4::OFFSET, &mut raw) } else { Ok(None) };
+        if read.map_err(|errno| io(name, errno))?.is_some() {
             let superblock = Superblock::parse(&raw);
             let excused = superblock.is_err() && self.identity.partition_uuid.is_some();
             if excused || self.matches(&raw, entry) {
@@ -262,7 +271,8 @@ impl Candidate {
         let corrupt = |what| VolumeError::Corrupt { device: name.clone(), what };
         let superblock = superblock.map_err(corrupt)?;
         let filesystem = superblock.size_bytes;
-        if let Some(sectors) = devices::attribute(kernel, &name, "size")? {
+        let sectors = devices::attribute(kernel, &name, "size");
+        if let Some(sectors) = sectors.map_err(|errno| io(&name, errno))? {
             let device = sectors.saturating_mul(SECTOR);
             if filesystem > device {
                 return Err(corrupt(Fault::LargerThanDevice { filesystem, device }));
@@ -273,7 +283,7 @@ impl Candidate {
             _ => '?',
         };
         Ok(Volume {
-            device: devices::path(format_args!("/dev/{name}"))?,
+            device: path(format_args!("/dev/{name}")).map_err(|errno| io(&name, errno))?,
             fs_uuid: superblock.uuid,
             partition_uuid,
             label: ext4::trimmed(&superblock.label).iter().map(printable).collect(),

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::cut;
 use crate::fake::{Disk, FakeKernel, Partition, ext4_superblock};
 
 const MIB: u64 = 1 << 20;
@@ -50,7 +51,7 @@ fn kernel(disks: impl IntoIterator<Item = Disk>) -> FakeKernel {
 fn found(kernel: &mut FakeKernel, identity: &Identity<'_>) -> String<96> {
     match find(kernel, identity) {
         Ok(volume) => String::try_from(volume.device.as_str()).unwrap(),
-        Err(error) => devices::path(format_args!("{error}")).unwrap(),
+        Err(error) => cut(format_args!("{error}")),
     }
 }
 
