@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// An architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Arch {
     /// 64-bit x86
     #[value(name = "x86_64")]

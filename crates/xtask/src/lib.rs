@@ -17,6 +17,7 @@ pub mod image;
 pub mod install;
 pub mod modules;
 pub mod packages;
+pub mod picture;
 pub mod progress;
 pub mod qemu;
 pub mod report;

@@ -11,7 +11,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{board, deny, install, report, target, test};
+use xtask::{board, deny, install, picture, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -85,6 +85,9 @@ struct BootArgs {
     /// Write the report to this file too, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the report to this file too, as a picture
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// Write the serial console's log to this file
     #[arg(long)]
     serial: Option<PathBuf>,
@@ -179,6 +182,9 @@ fn boot(args: &BootArgs) -> Result<ExitCode> {
     println!("\n{}", report.table());
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    if let Some(path) = &args.svg {
+        fs::write(path, picture::svg(&format!("$ cargo xtask boot\n\n{}", report.table())))?;
     }
     Ok(if report.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,8 +4,10 @@
 //! every architecture and no cross compiler is needed. Of the target's standard
 //! library only `core` is used, so any Linux target of the architecture will do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -72,8 +74,22 @@ const COMPILER_PARTS: [&str; 10] = [
     "libtinfo",
 ];
 
-/// Builds the binaries.
+/// What this process has built: guests of one run all boot the same binary,
+/// whatever happens to the sources meanwhile.
+static BUILT: Mutex<BTreeMap<Arch, Binaries>> = Mutex::new(BTreeMap::new());
+
+/// Builds the binaries, once in the life of this process.
 pub fn build(arch: Arch, steps: Steps) -> Result<Binaries> {
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(binaries) = built.get(&arch) {
+        return Ok(binaries.clone());
+    }
+    let binaries = build_now(arch, steps)?;
+    built.insert(arch, binaries.clone());
+    Ok(binaries)
+}
+
+fn build_now(arch: Arch, steps: Steps) -> Result<Binaries> {
     let toolchain = Toolchain::find(arch, steps)?;
     let dir = steps.run(format_args!("plimsoll for {arch} ({})", toolchain.triple), || {
         let mut build = toolchain.cargo("build")?;
