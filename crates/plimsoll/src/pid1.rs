@@ -31,8 +31,11 @@ const DEFAULT_INIT: &CStr = c"/sbin/init";
 const RESUMED: &CStr = c"plimsoll-resumed";
 
 /// What the child says: the next init's path (empty: none) and a newline as
-/// soon as the board file is read, and this byte when all is done.
-const DONE: u8 = b'!';
+/// soon as the board file is read; this byte when the boot is done. No path has
+/// a control character.
+const BOOTED: u8 = 1;
+/// This byte when the supervisor can be asked.
+pub(crate) const READY: u8 = 2;
 
 type InitPath = CString<{ PATH_MAX + 1 }>;
 
@@ -44,7 +47,7 @@ pub(crate) fn run(start: Start) -> ! {
     }
     let mut next = NextInit::Unknown;
     for attempt in 0..ATTEMPTS {
-        match try_boot(start, attempt, &mut next) {
+        match try_boot(attempt, &mut next) {
             Tried::Done => break,
             Tried::Late => {
                 error!("the boot is not done after its deadline: going on without it");
@@ -102,14 +105,14 @@ enum Tried {
     Late,
 }
 
-fn try_boot(start: Start, attempt: u32, next: &mut NextInit) -> Tried {
+fn try_boot(attempt: u32, next: &mut NextInit) -> Tried {
     let Ok((reader, writer)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
         return Tried::Died;
     };
     match sys::fork() {
         Ok(Fork::Child) => {
             drop(reader);
-            boot_child(start, attempt, writer)
+            boot_child(attempt, writer)
         }
         Ok(Fork::Parent(child)) => {
             drop(writer);
@@ -126,6 +129,7 @@ fn try_boot(start: Start, attempt: u32, next: &mut NextInit) -> Tried {
 fn listen(reader: &OwnedFd, next: &mut NextInit) -> Tried {
     let deadline = sys::now_us() + BOOT_DEADLINE_US;
     let mut said: Vec<u8, { PATH_MAX + 2 }> = Vec::new();
+    let mut booted = false;
     loop {
         let left = deadline.saturating_sub(sys::now_us());
         let timeout = timespec(left);
@@ -137,8 +141,13 @@ fn listen(reader: &OwnedFd, next: &mut NextInit) -> Tried {
         }
         let mut byte = [0];
         match rustix::io::read(reader, &mut byte) {
+            Ok(0) if booted => {
+                error!("the supervisor died at its start");
+                return Tried::Done;
+            }
             Ok(0) => return Tried::Died,
-            Ok(_) if byte == [DONE] => return Tried::Done,
+            Ok(_) if byte == [BOOTED] => booted = true,
+            Ok(_) if byte == [READY] => return Tried::Done,
             // An earlier attempt that read the board file knew it better.
             Ok(_) if byte == *b"\n" && !matches!(next, NextInit::Unknown) => {}
             Ok(_) if byte == *b"\n" => {
@@ -179,7 +188,7 @@ static TEXT: sys::Once<[u8; BOARD_BYTES_MAX + 1]> = sys::Once::new([0; BOARD_BYT
 static JSON: sys::Once<[u8; JSON_BYTES_MAX]> = sys::Once::new([0; JSON_BYTES_MAX]);
 
 /// The boot, in the child; then the supervisor.
-fn boot_child(start: Start, attempt: u32, to_pid1: OwnedFd) -> ! {
+fn boot_child(attempt: u32, to_pid1: OwnedFd) -> ! {
     let kernel = &mut Linux;
     let (Some(record), Some(text), Some(json)) = (RECORD.take(), TEXT.take(), JSON.take()) else {
         sys::exit(1)
@@ -206,8 +215,7 @@ fn boot_child(start: Start, attempt: u32, to_pid1: OwnedFd) -> ! {
         boot::hold(kernel, record, "the boot died twice with its board file");
     }
     boot::finish(kernel, record, &board, json);
-    let _ = rustix::io::write(&to_pid1, &[DONE]);
-    drop(to_pid1);
-    supervisor::become_supervisor(start)
+    let _ = rustix::io::write(&to_pid1, &[BOOTED]);
+    supervisor::become_supervisor(to_pid1)
 }
 

@@ -5,7 +5,7 @@
 use core::ffi::CStr;
 use core::fmt::Write as _;
 
-use heapless::String;
+use heapless::{CString, String};
 use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
 use plimsoll_core::boot::{BOARD_COPY_PATH, RECORD_PATH};
@@ -17,15 +17,16 @@ use plimsoll_core::record::{Outcome, Record, cut};
 use plimsoll_core::status::{ANSWER_BYTES_MAX, Live, REQUEST_BYTES_MAX, Request, keyed_value};
 use plimsoll_core::watch::{PERIOD_US, Watch};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags};
+use rustix::io::FdFlags;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use crate::linux::{Linux, errno, open};
-use crate::pid1::timespec;
+use crate::pid1::{READY, timespec};
 use crate::start::Start;
 use crate::sys::{self, Fork};
 
@@ -66,14 +67,19 @@ pub(crate) fn protect(record: &mut Record) {
 /// From the boot to the supervisor: executes a copy of the program in memory,
 /// so that no file of the root file system stays open, and the boot's memory
 /// is given back. Where that can't be done, goes on as it is.
-pub(crate) fn become_supervisor(start: Start) -> ! {
-    if let Err(errno) = exec_copy() {
+pub(crate) fn become_supervisor(to_pid1: OwnedFd) -> ! {
+    if let Err(errno) = exec_copy(&to_pid1) {
         warn!("supervisor: stays on the root file system ({errno})");
     }
-    run(start)
+    supervise(Some(to_pid1))
 }
 
-fn exec_copy() -> Result<(), Errno> {
+/// The copy in memory. Its argument is the descriptor that leads to PID 1.
+pub(crate) fn run(start: Start) -> ! {
+    supervise(start.arg(1).and_then(|fd| fd.parse().ok()).and_then(sys::adopt))
+}
+
+fn exec_copy(to_pid1: &OwnedFd) -> Result<(), Errno> {
     let exe = open(c"/proc/self/exe", OFlags::RDONLY)?;
     let size = rustix::fs::fstat(&exe).map_err(errno)?.st_size;
     let mut left = usize::try_from(size).map_err(|_| Errno::INVAL)?;
@@ -85,7 +91,12 @@ fn exec_copy() -> Result<(), Errno> {
         }
     }
     drop(exe);
-    let failed = sys::exec_fd(copy.as_fd(), &[NAME]);
+    let mut number: String<12> = String::new();
+    let _ = write!(number, "{}", to_pid1.as_raw_fd());
+    let number: CString<16> =
+        CString::from_bytes_truncating_at_nul(number.as_bytes()).map_err(|_| Errno::INVAL)?;
+    rustix::io::fcntl_setfd(to_pid1, FdFlags::empty()).map_err(errno)?;
+    let failed = sys::exec_fd(copy.as_fd(), &[NAME, &number]);
     Err(Errno(u16::try_from(failed.into_raw()).unwrap_or(Errno::IO.0)))
 }
 
@@ -99,12 +110,20 @@ enum Role {
 }
 
 /// The supervisor's whole life.
-pub(crate) fn run(_: Start) -> ! {
+fn supervise(to_pid1: Option<OwnedFd>) -> ! {
     let kernel = &mut Linux;
     let _ = rustix::thread::set_name(c"plimsoll");
     // The others' signals at shutdown are not for it: it ends with the kernel.
     sys::block(&[sys::SIGHUP, sys::SIGINT, sys::SIGTERM, sys::SIGPIPE]);
     leave_console();
+    let listener = listen();
+    if let Err(errno) = &listener {
+        error!("control socket: {errno}");
+    }
+    // From here on a request is answered, if not at once.
+    if let Some(to_pid1) = to_pid1 {
+        let _ = rustix::io::write(to_pid1, &[READY]);
+    }
     let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { sys::exit(1) };
     let read = kernel.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
     let text = text.get_mut(..read).unwrap_or_default();
@@ -112,10 +131,6 @@ pub(crate) fn run(_: Start) -> ! {
     let facts = Facts::gather(kernel);
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
-    let listener = listen();
-    if let Err(errno) = &listener {
-        error!("control socket: {errno}");
-    }
     let mut pair = Pair { peer: None, revivals: 0, window_begin_us: 0, in_window: 0 };
     let mut worker =
         Worker { watch, listener: listener.ok(), answer, qm_cgroup: board.qm.cgroup };

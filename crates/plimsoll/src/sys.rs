@@ -130,6 +130,14 @@ pub(crate) fn exec_self(words: &[&CStr]) -> Errno {
     execve(c"/proc/self/exe", argv.as_ptr(), envp.as_ptr())
 }
 
+/// Takes over a descriptor that was handed on across exec; above the standard
+/// three, which are never handed on.
+pub(crate) fn adopt(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: whoever executed this program named it as ours to close, and
+    // nothing else here was opened yet.
+    (fd > 2).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sends a signal to every process but PID 1 and this one.
 pub(crate) fn kill_all(signal: u32) {
     // SAFETY: kill takes two numbers.
