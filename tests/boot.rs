@@ -63,6 +63,8 @@ on_each_board! {
     var_qm_with_a_zeroed_superblock,
     var_qm_twice,
     handoff_to_busybox_init,
+    handoff_to_nothing,
+    handoff_to_plimsoll,
     board_file_with_mistakes,
     board_file_that_is_no_json,
     board_file_missing,

@@ -67,3 +67,26 @@ echo "supervisors_after_term $(supervisors | wc -l)"
     seen.expect("qm/memory.max", bytes(&seen, "40%"));
     seen.expect("after_kills", bytes(&seen, "40%"));
 }
+
+/// The next init is not there: plimsoll stays PID 1 and runs the payloads.
+pub(crate) fn handoff_to_nothing(on: On) {
+    stays(on, "/sbin/nowhere", "handoff /sbin/nowhere: failed");
+}
+
+/// The next init is plimsoll: it would start itself for ever.
+pub(crate) fn handoff_to_plimsoll(on: On) {
+    stays(on, "/usr/bin/plimsoll", "handoff /usr/bin/plimsoll: failed, it is plimsoll itself");
+}
+
+fn stays(on: On, init: &str, said: &str) {
+    let mut board = on.board_file();
+    set(&mut board, &["handoff", "init"], json!(init));
+    let script = format!("{LOOK} qm_up; look; echo \"exe $(readlink /proc/1/exe)\"");
+    let outcome = on.guest().board_json(&board).run(&script).unwrap();
+    let seen = Seen::new(&outcome);
+    seen.expect("exe", "/usr/bin/plimsoll");
+    seen.expect("qm_runs", "yes");
+    seen.expect("qm/memory.max", bytes(&seen, "40%"));
+    assert!(seen.serial.contains(said), "{seen}");
+    assert!(outcome.powered_off, "{seen}");
+}

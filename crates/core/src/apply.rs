@@ -6,7 +6,7 @@ use heapless::String;
 
 use crate::facts::{CGROUP_ROOT, read_text};
 use crate::kernel::{Errno, Kernel, Result};
-use crate::plan::Step;
+use crate::plan::{CONTROLLERS, Step};
 use crate::record::{Note, Outcome, Record, cut, refusal};
 use crate::{PATH_MAX, path};
 
@@ -14,7 +14,7 @@ use crate::{PATH_MAX, path};
 pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> bool {
     match *step {
         Step::Cgroup { path } => cgroup(kernel, record, path),
-        Step::Enable { path, controller } => enable(kernel, record, path, controller),
+        Step::Enable { path } => enable(kernel, record, path),
         Step::Write { path, knob, value, .. } => match knob_path(path, knob) {
             Ok(file) => write(kernel, record, "limit", &file, format_args!("{value}")),
             Err(errno) => failed(kernel, record, "limit", path, errno),
@@ -40,29 +40,36 @@ fn cgroup<K: Kernel>(kernel: &mut K, record: &mut Record, cgroup: &str) -> bool 
     }
 }
 
-fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str, controller: &str) -> bool {
+/// One write for all controllers, since each costs the kernel some
+/// milliseconds; if it is refused, one for each, so that a missing one does not
+/// take the others along.
+fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str) -> bool {
     let file = match knob_path(path, "cgroup.subtree_control") {
         Ok(file) => file,
-        Err(errno) => return failed(kernel, record, "controller", path, errno),
+        Err(errno) => return failed(kernel, record, "controllers", path, errno),
     };
-    let word: String<32> = cut(format_args!("+{controller}"));
-    let refused = kernel.write(&file, word.as_bytes()).err();
+    let mut refused = kernel.write(&file, CONTROLLERS.as_bytes()).err();
+    if refused.is_some() {
+        for word in CONTROLLERS.split(' ') {
+            refused = kernel.write(&file, word.as_bytes()).err().or(refused);
+        }
+    }
     let mut buf = [0; 256];
-    let enabled = read_text(kernel, &file, &mut buf)
-        .split_ascii_whitespace()
-        .any(|name| name == controller);
+    let shown = read_text(kernel, &file, &mut buf).trim_end();
+    let enabled = |word: &str| shown.split(' ').any(|name| word.strip_prefix('+') == Some(name));
+    let all = CONTROLLERS.split(' ').all(enabled);
     let reason = refused.map(refusal).unwrap_or_default();
     record.note(
         kernel,
         &Note {
-            step: "controller",
+            step: "controllers",
             target: &file,
-            wanted: format_args!("{word}"),
-            found: format_args!("{}", if enabled { controller } else { &reason }),
-            outcome: if enabled { Outcome::Agrees } else { Outcome::Failed },
+            wanted: format_args!("{CONTROLLERS}"),
+            found: format_args!("{shown} {reason}"),
+            outcome: if all { Outcome::Agrees } else { Outcome::Failed },
         },
     );
-    enabled
+    all
 }
 
 /// Writes a knob and reads it back.

@@ -7,7 +7,7 @@
 use heapless::String;
 
 use crate::apply::{self, failed, noted};
-use crate::board::{self, Board, Faults, OnLimitFailure};
+use crate::board::{self, BOARD_BYTES_MAX, Board, Faults, OnLimitFailure};
 use crate::facts::{Facts, cmdline_value, read_text};
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
 use crate::limit::Limit;
@@ -95,10 +95,8 @@ pub fn read_board<'a, K: Kernel>(
     record: &mut Record,
     text: &'a mut [u8],
 ) -> (Board<'a>, bool) {
-    let mut buf = [0; 2048];
-    let cmdline = read_text(kernel, "/proc/cmdline", &mut buf);
-    let path = cmdline_value(cmdline, "plimsoll.board").unwrap_or(BOARD_PATH);
-    record.board = cut(format_args!("{path}"));
+    record.board = board_path(kernel);
+    let path = &record.board.clone();
     let read = match kernel.read_at(path, 0, text) {
         Ok(read) => read,
         Err(errno) => {
@@ -106,13 +104,7 @@ pub fn read_board<'a, K: Kernel>(
             0
         }
     };
-    // The copy is what `plimsoll status` and the supervisor read.
-    let _ = kernel.mkdir(RUN_DIR);
     let text = text.get_mut(..read).unwrap_or_default();
-    let copied = kernel.replace(BOARD_COPY_PATH, text);
-    if let Err(errno) = copied {
-        failed(kernel, record, "record", BOARD_COPY_PATH, errno);
-    }
     let mut faults = Faults::default();
     let board = board::read(text, board::decode_core, &mut faults);
     for fault in faults.iter() {
@@ -132,6 +124,24 @@ pub fn read_board<'a, K: Kernel>(
         noted(kernel, record, "board", &path, Outcome::Agrees, "");
     }
     (board, faults.is_empty())
+}
+
+/// The board file's path.
+fn board_path<K: Kernel>(kernel: &mut K) -> String<128> {
+    let mut buf = [0; 2048];
+    let cmdline = read_text(kernel, "/proc/cmdline", &mut buf);
+    cut(format_args!("{}", cmdline_value(cmdline, "plimsoll.board").unwrap_or(BOARD_PATH)))
+}
+
+/// Copies the board file, faults and all, to where the supervisor and a PID 1
+/// that stays read it.
+fn copy_board<K: Kernel>(kernel: &mut K, record: &mut Record, buf: &mut [u8]) {
+    let path = board_path(kernel);
+    let _ = kernel.mkdir(RUN_DIR);
+    let read = kernel.read_at(&path, 0, buf).unwrap_or(0);
+    if let Err(errno) = kernel.replace(BOARD_COPY_PATH, buf.get(..read).unwrap_or_default()) {
+        failed(kernel, record, "record", BOARD_COPY_PATH, errno);
+    }
 }
 
 /// Loads the board's modules in the order given.
@@ -167,7 +177,7 @@ fn is_builtin<K: Kernel>(kernel: &mut K, release: &str, module: &str) -> bool {
     let Ok(path) = path(format_args!("/lib/modules/{release}/modules.builtin")) else {
         return false;
     };
-    let mut buf = [0; 512];
+    let mut buf = [0; 4096];
     let mut line: heapless::Vec<u8, PATH_MAX> = heapless::Vec::new();
     let mut offset = 0;
     loop {
@@ -293,6 +303,7 @@ pub fn finish<K: Kernel>(
     board: &Board<'_>,
     json: &mut [u8],
 ) {
+    copy_board(kernel, record, json.get_mut(..=BOARD_BYTES_MAX).unwrap_or_default());
     let score = format_args!("{}", i64::from(board.init_oom_score_adj));
     apply::write(kernel, record, "oom-score", "/proc/1/oom_score_adj", score);
     let reason = record.qm_reason.clone();

@@ -49,7 +49,7 @@ impl Facts {
         let mut total_pages = total_kib.saturating_mul(1024).checked_div(page_bytes).unwrap_or(0);
         // A root with a limit of its own is a container's: systemd takes the
         // percentage of that (physical_memory() in limits-util.c).
-        let limit = read_text(kernel, "/sys/fs/cgroup/memory.max", &mut buf).trim();
+        let limit = read_text(kernel, "/sys/fs/cgroup/memory.max", &mut buf).trim_ascii();
         if let Ok(limit) = limit.parse::<u64>() {
             total_pages = total_pages.min(limit.checked_div(page_bytes).unwrap_or(0));
         }
@@ -59,7 +59,7 @@ impl Facts {
             &mut buf,
         ));
         let mut release = String::new();
-        let _ = release.push_str(read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim());
+        let _ = release.push_str(read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii());
         Self { memory: Memory { total_pages, page_bytes }, controllers, release }
     }
 }

@@ -17,6 +17,9 @@ use crate::var_qm::MOUNT_POINT;
 /// of QM's knobs, the supervisor's own.
 pub const STEPS_MAX: usize = 64;
 
+/// The controllers that every level down to QM's cgroup has, in the words of
+/// cgroup.subtree_control.
+pub const CONTROLLERS: &str = "+memory +pids +cpu";
 /// The supervisor's own cgroup.
 pub const SUPERVISOR_CGROUP: &str = "/plimsoll";
 /// memory.min of the supervisor's cgroup: twice the budget of its processes,
@@ -44,12 +47,10 @@ pub enum Step<'a> {
         /// Path below the cgroup2 mount.
         path: &'a str,
     },
-    /// Enable a controller for the children of a cgroup.
+    /// Enable [`CONTROLLERS`] for the children of a cgroup.
     Enable {
         /// Path below the cgroup2 mount; "" is the root.
         path: &'a str,
-        /// memory, pids or cpu.
-        controller: &'static str,
     },
     /// Write a knob and read it back.
     Write {
@@ -94,8 +95,8 @@ impl fmt::Display for Step<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cgroup { path } => write!(f, "mkdir {CGROUP_ROOT}{path}"),
-            Self::Enable { path, controller } => {
-                write!(f, "write {CGROUP_ROOT}{path}/cgroup.subtree_control = +{controller}")
+            Self::Enable { path } => {
+                write!(f, "write {CGROUP_ROOT}{path}/cgroup.subtree_control = {CONTROLLERS}")
             }
             Self::Write { path, knob, value, .. } => {
                 write!(f, "write {CGROUP_ROOT}{path}/{knob} = {value}")
@@ -180,9 +181,7 @@ impl<'a> Builder<'a> {
         let mut parent = "";
         let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
         for end in ends.chain([path.len()]) {
-            for controller in ["memory", "pids", "cpu"] {
-                self.push(Step::Enable { path: parent, controller })?;
-            }
+            self.push(Step::Enable { path: parent })?;
             parent = path.get(..end).unwrap_or(path);
             self.push(Step::Cgroup { path: parent })?;
         }

@@ -150,6 +150,6 @@ fn say_entry(entry: &[&str; ENTRY.len()], say: &mut dyn FnMut(fmt::Arguments<'_>
 pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
-        if name == key { value.trim().parse().ok() } else { None }
+        if name == key { value.trim_ascii().parse().ok() } else { None }
     })
 }

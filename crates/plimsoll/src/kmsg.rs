@@ -4,7 +4,7 @@
 use core::fmt::{self, Write as _};
 
 use heapless::Vec;
-use log::{LevelFilter, Log, Metadata, Record};
+use plimsoll_core::kernel::Level;
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::OFlags;
 
@@ -12,65 +12,36 @@ use rustix::fs::OFlags;
 /// a console at 80 to 200 columns is read by people.
 const LINE_BYTES: usize = 512;
 
-// `log`'s own macros keep a place in the source for each line, and look at the
-// level there: 5 KB. These have one call of it in common.
+// The macros of the log crate would keep a place in the source for each line,
+// and look at the level there: 5 KB.
 macro_rules! error {
-    ($($line:tt)+) => { crate::kmsg::say(log::Level::Error, format_args!($($line)+)) };
+    ($($line:tt)+) => {
+        crate::kmsg::log(plimsoll_core::kernel::Level::Error, format_args!($($line)+))
+    };
 }
 macro_rules! warn {
-    ($($line:tt)+) => { crate::kmsg::say(log::Level::Warn, format_args!($($line)+)) };
+    ($($line:tt)+) => {
+        crate::kmsg::log(plimsoll_core::kernel::Level::Warning, format_args!($($line)+))
+    };
 }
 macro_rules! info {
-    ($($line:tt)+) => { crate::kmsg::say(log::Level::Info, format_args!($($line)+)) };
+    ($($line:tt)+) => {
+        crate::kmsg::log(plimsoll_core::kernel::Level::Info, format_args!($($line)+))
+    };
 }
 
 /// Says a line.
-pub(crate) fn say(level: log::Level, line: fmt::Arguments<'_>) {
-    log::log!(level, "{line}");
-}
-
-struct Kmsg;
-
-static KMSG: Kmsg = Kmsg;
-
-/// Has `log` write to the kernel log.
-pub(crate) fn init() {
-    if log::set_logger(&KMSG).is_ok() {
-        log::set_max_level(LevelFilter::Info);
+pub(crate) fn log(level: Level, line: fmt::Arguments<'_>) {
+    // Opened each time: a line is rare, and a descriptor held open would stand
+    // in the way of whoever unmounts /dev.
+    let open = |path| crate::linux::open(path, OFlags::WRONLY | OFlags::NONBLOCK);
+    if let Ok(kmsg) = open(c"/dev/kmsg") {
+        // Facility daemon (3 << 3): facility 0 is the kernel's own.
+        let priority = 24 + level as u64;
+        put(kmsg.as_fd(), format_args!("<{priority}>plimsoll: {line}\n"));
+    } else if let Ok(console) = open(c"/dev/console") {
+        put(console.as_fd(), format_args!("plimsoll: {line}\r\n"));
     }
-}
-
-impl Log for Kmsg {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        // Opened each time: a line is rare, and a descriptor held open would
-        // stand in the way of whoever unmounts /dev.
-        match crate::linux::open(c"/dev/kmsg", OFlags::WRONLY | OFlags::NONBLOCK) {
-            // Facility daemon (3 << 3): facility 0 is the kernel's own.
-            Ok(kmsg) => {
-                let priority = 24 + if record.level() == log::Level::Info {
-                    6
-                } else if record.level() == log::Level::Warn {
-                    4
-                } else {
-                    3
-                };
-                put(kmsg.as_fd(), format_args!("<{priority}>plimsoll: {}\n", record.args()));
-            }
-            Err(_) => {
-                if let Ok(console) =
-                    crate::linux::open(c"/dev/console", OFlags::WRONLY | OFlags::NONBLOCK)
-                {
-                    put(console.as_fd(), format_args!("plimsoll: {}\r\n", record.args()));
-                }
-            }
-        }
-    }
-
-    fn flush(&self) {}
 }
 
 /// Formats into one buffer and writes it at once: each write is a record.

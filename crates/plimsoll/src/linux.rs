@@ -10,7 +10,6 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::mount::MountFlags as RawFlags;
 
-use crate::kmsg::say;
 use crate::sys;
 
 /// The kernel this process runs on.
@@ -112,12 +111,7 @@ impl Kernel for Linux {
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
-        let level = match level {
-            Level::Error => log::Level::Error,
-            Level::Warning => log::Level::Warn,
-            Level::Info => log::Level::Info,
-        };
-        say(level, line);
+        crate::kmsg::log(level, line);
     }
 }
 

@@ -375,10 +375,10 @@ impl Worker<'_> {
     fn live(&self, pair: &Pair) -> Live {
         let kernel = &mut Linux;
         let mut buf = [0; 256];
-        let init = cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_end()));
+        let init = cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end()));
         let mut knob = |name: &str| {
             apply::knob_path(self.qm_cgroup, name)
-                .map(|path| read_text(kernel, &path, &mut buf).trim_end())
+                .map(|path| read_text(kernel, &path, &mut buf).trim_ascii_end())
                 .map(|text| keyed_value(text, "oom_kill").or(text.parse().ok()))
                 .ok()
                 .flatten()

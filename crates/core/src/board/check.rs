@@ -21,11 +21,13 @@ const APART: &str = "cgroups of which QM's is neither in nor above another";
 /// What the decoded file means. `text` is that file.
 pub(super) fn board<'a>(raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) -> Board<'a> {
     let values = raw.top();
-    let mut board = Board { qm: qm(values, text, faults), host: host(values), ..Board::default() };
+    let mut board = Board::default();
+    qm(&mut board.qm, values, text, faults);
+    host(&mut board.host, values);
     keep_apart(&mut board, values, text, faults);
     set(&mut board.image_bytes, values.text("image.image_size").and_then(text::some_size));
     board.var_qm = var_qm(values, board.image_bytes, text, faults);
-    board.modules = values.texts("modules[]", text::is_module);
+    values.texts("modules[]", text::is_module, &mut board.modules);
     match values.text("handoff.init") {
         Some("none") => board.next_init = None,
         Some(path) => board.next_init = Some(path),
@@ -35,7 +37,7 @@ pub(super) fn board<'a>(raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) -> B
     set(&mut board.mend_drift, values.flag("mend_drift"));
     let host_score = board.host.oom_score_adj.unwrap_or(0);
     let qm_score = board.qm.oom_score_adj;
-    board.payloads = payloads::Check { text, faults, host_score, qm_score }.all(raw);
+    payloads::Check { text, faults, host_score, qm_score }.all(raw, &mut board.payloads);
     board
 }
 
@@ -45,8 +47,7 @@ fn set<T>(to: &mut T, value: Option<T>) {
     }
 }
 
-fn qm<'a>(values: Values<'_, 'a>, text: &[u8], faults: &mut Faults) -> Qm<'a> {
-    let mut qm = Qm::default();
+fn qm<'a>(qm: &mut Qm<'a>, values: Values<'_, 'a>, text: &[u8], faults: &mut Faults) {
     let limit = |path| values.text(path).and_then(text::limit);
     set(&mut qm.fallback_max, limit("qm.fallback_max"));
     qm.memory_max = limit("qm.memory_limit.max").unwrap_or(qm.fallback_max);
@@ -72,11 +73,9 @@ fn qm<'a>(values: Values<'_, 'a>, text: &[u8], faults: &mut Faults) -> Qm<'a> {
     if values.text("qm.on_limit_failure") == Some("hold") {
         qm.on_limit_failure = OnLimitFailure::Hold;
     }
-    qm
 }
 
-fn host<'a>(values: Values<'_, 'a>) -> Host<'a> {
-    let mut host = Host::default();
+fn host<'a>(host: &mut Host<'a>, values: Values<'_, 'a>) {
     set(&mut host.oom_score_adj, values.number("host.oom_score_adj").map(Some));
     if values.flag("image.enable_oom_protection") == Some(false) {
         host.oom_score_adj = None;
@@ -87,9 +86,9 @@ fn host<'a>(values: Values<'_, 'a>) -> Host<'a> {
         host.memory_min_bytes = None;
     }
     if values.has("host.cgroups") {
-        host.cgroups = values.texts("host.cgroups[]", text::is_cgroup);
+        host.cgroups.clear();
+        values.texts("host.cgroups[]", text::is_cgroup, &mut host.cgroups);
     }
-    host
 }
 
 /// A limit on QM must not be one on the host, nor protection of the host be

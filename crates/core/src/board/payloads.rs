@@ -1,6 +1,6 @@
 //! The payloads of a board file.
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 
 use super::check::path;
 use super::faults::Faults;
@@ -22,10 +22,9 @@ pub(super) struct Check<'t, 'f> {
 }
 
 impl Check<'_, '_> {
-    /// The payloads that can be run. One without name, side or command is left
-    /// out.
-    pub(super) fn all<'a>(mut self, raw: &Raw<'a>) -> Vec<Payload<'a>, PAYLOADS_MAX> {
-        let mut payloads: Vec<Payload<'a>, PAYLOADS_MAX> = Vec::new();
+    /// Appends the payloads that can be run. One without name, side or command
+    /// is left out.
+    pub(super) fn all<'a>(mut self, raw: &Raw<'a>, payloads: &mut VecView<Payload<'a>>) {
         for index in 0..PAYLOADS_MAX {
             let values = raw.payload(index);
             if !values.has("payloads[]") {
@@ -39,7 +38,6 @@ impl Check<'_, '_> {
                 let _ = payloads.push(payload);
             }
         }
-        payloads
     }
 
     fn one<'a>(&mut self, index: usize, values: Values<'_, 'a>) -> Option<Payload<'a>> {
@@ -48,8 +46,8 @@ impl Check<'_, '_> {
         let has_command = values.has("payloads[].command").then_some(());
         self.required(index, "command", has_command)?;
         let (name, side) = (name?, if side? == "qm" { Side::Qm } else { Side::Host });
-        let command: Vec<&'a str, COMMAND_WORDS_MAX> =
-            values.texts("payloads[].command[]", |_| true);
+        let mut command: Vec<&'a str, COMMAND_WORDS_MAX> = Vec::new();
+        values.texts("payloads[].command[]", |_| true, &mut command);
         if !command.iter().all(|word| text::is_word(word)) {
             return None;
         }

@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use heapless::Vec;
+use heapless::{Vec, VecView};
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -95,14 +95,14 @@ impl<'r, 'a: 'r> Values<'r, 'a> {
         }
     }
 
-    /// Those elements of an array that are accepted, as many as fit; its path
-    /// with `[]`.
-    pub(super) fn texts<const N: usize>(
+    /// Appends those elements of an array that are accepted, as many as fit;
+    /// its path with `[]`.
+    pub(super) fn texts(
         self,
         path: &str,
         accepts: fn(&str) -> bool,
-    ) -> Vec<&'a str, N> {
-        let mut texts = Vec::new();
+        texts: &mut VecView<&'a str>,
+    ) {
         for value in self.all(path) {
             if let Value::Text(text) = value
                 && accepts(text)
@@ -111,7 +111,6 @@ impl<'r, 'a: 'r> Values<'r, 'a> {
                 break;
             }
         }
-        texts
     }
 }
 

@@ -54,7 +54,7 @@ impl FakeKernel {
 
     pub(super) fn write_cgroup(&mut self, path: &str, data: &[u8]) -> Result<()> {
         let dir = parent(path);
-        let text = core::str::from_utf8(data).map_err(|_| Errno::INVAL)?.trim();
+        let text = core::str::from_utf8(data).map_err(|_| Errno::INVAL)?.trim_ascii();
         let value = match path.rsplit('/').next().unwrap_or_default() {
             "cgroup.subtree_control" => return self.write_subtree_control(dir, text),
             "cgroup.procs" => return self.move_process(dir, text),
@@ -69,14 +69,14 @@ impl FakeKernel {
                 // An idle group has the least share, which is no weight; back
                 // from idle it has the default.
                 let weight = if idle == "1" { "0\n" } else { "100\n" };
-                if self.text(path).trim() != idle {
+                if self.text(path).trim_ascii() != idle {
                     self.set(&format!("{dir}/cpu.weight"), weight);
                 }
                 idle
             }
             "cpu.weight" => {
                 let weight = within(text, 1..10_001, ERANGE)?;
-                if self.text(&format!("{dir}/cpu.idle")).trim() == "1" {
+                if self.text(&format!("{dir}/cpu.idle")).trim_ascii() == "1" {
                     return Err(Errno::INVAL);
                 }
                 weight
