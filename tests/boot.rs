@@ -108,7 +108,8 @@ impl Seen {
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "--- the guest printed\n{}", self.text)?;
-        let ours = self.serial.lines().filter(|line| line.contains("plimsoll") || line.contains("oom"));
+        let ours =
+            self.serial.lines().filter(|line| line.contains("plimsoll") || line.contains("oom"));
         writeln!(f, "--- its console, in part")?;
         ours.into_iter().try_for_each(|line| writeln!(f, "{line}"))
     }

@@ -17,7 +17,8 @@ pub(crate) fn board_file_with_mistakes(on: On) {
     set(&mut board, &["image", "partitions", "vor"], json!({"size": "1 GiB"}));
     set(&mut board, &["handoff", "oom_score_adj"], json!(-1001));
     set(&mut board, &["image", "cg_memory_min"], json!("64 MB of it"));
-    let script = format!("{LOOK} qm_up; look; plimsoll check /etc/plimsoll/board.json; echo \"check $?\"");
+    let script =
+        format!("{LOOK} qm_up; look; plimsoll check /etc/plimsoll/board.json; echo \"check $?\"");
     let outcome = on.guest().board_json(&board).run(&script).unwrap();
     let seen = Seen::new(&outcome);
     let record = record(&seen);
@@ -44,8 +45,11 @@ pub(crate) fn board_file_with_mistakes(on: On) {
 pub(crate) fn board_file_that_is_no_json(on: On) {
     let mut text = on.board_file().to_string();
     text.truncate(text.len() / 2);
-    let outcome = on.guest().board_text(text).run(&format!("{LOOK} look_default")
-        .replace("look_default", DEFAULT)).unwrap();
+    let outcome = on
+        .guest()
+        .board_text(text)
+        .run(&format!("{LOOK} look_default").replace("look_default", DEFAULT))
+        .unwrap();
     default_board(&Seen::new(&outcome));
 }
 
@@ -91,10 +95,8 @@ pub(crate) fn no_cgroup2(on: On) {
 
 /// Everything below /sys is read-only.
 pub(crate) fn read_only_sys(on: On) {
-    let seen = after(
-        on,
-        "mount -t sysfs -o ro sysfs /sys; mount -t cgroup2 -o ro cgroup2 /sys/fs/cgroup",
-    );
+    let seen =
+        after(on, "mount -t sysfs -o ro sysfs /sys; mount -t cgroup2 -o ro cgroup2 /sys/fs/cgroup");
     held(&seen);
     let record = record(&seen);
     assert!(has(&record, "limit", "/qm/memory.max", "failed"), "{seen}");

@@ -87,7 +87,10 @@ fn the_plan(seen: &Seen) {
     let mount = seen.get("cgroup2");
     assert!(mount.contains("nsdelegate") && mount.contains("memory_recursiveprot"), "{mount}");
     let mount = seen.get("var_qm");
-    assert!(mount.contains("nodev") && mount.contains("nosuid") && mount.contains("ext4"), "{mount}");
+    assert!(
+        mount.contains("nodev") && mount.contains("nosuid") && mount.contains("ext4"),
+        "{mount}"
+    );
     seen.expect("host_score", -1000);
     seen.expect("qm_score", 500);
     // Without CAP_SYS_BOOT (22) and CAP_SYS_RESOURCE (24).
@@ -100,7 +103,8 @@ fn the_plan(seen: &Seen) {
     assert!(seen.number("pss") <= SUPERVISOR_PSS_KIB, "{seen}");
     let record = record(seen);
     for entry in record["entries"].as_array().unwrap() {
-        let fine = entry["outcome"] == "agrees" || entry["found"] == "built in"
+        let fine = entry["outcome"] == "agrees"
+            || entry["found"] == "built in"
             || entry["found"] == "mounted already";
         assert!(fine, "{entry}\n{seen}");
     }
@@ -111,17 +115,11 @@ fn the_plan(seen: &Seen) {
     assert!(ended - began <= BOOT_US + waited, "{} us", ended - began - waited);
 }
 
-/// QM does its worst, a host process of 20 % of memory does not notice.
-///
-/// Above high the kernel makes a process sleep up to 2 s for each 64 pages, so
-/// it takes many to come to max in a test's time.
-pub(crate) fn qm_does_its_worst(on: On) {
-    let script = format!(
-        r#"{LOOK}
+const WORST: &str = r#"
 qm_up; look
-mib=$(awk '/^MemTotal/ {{ print int($2 / 1024) }}' /proc/meminfo)
-event() {{ awk "/^$1 / {{ print \$2 }}" /sys/fs/cgroup/qm/memory.events; }}
-used() {{ echo $(($(cat /sys/fs/cgroup/qm/memory.current) >> 20)); }}
+mib=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+event() { awk "/^$1 / { print \$2 }" /sys/fs/cgroup/qm/memory.events; }
+used() { echo $(($(cat /sys/fs/cgroup/qm/memory.current) >> 20)); }
 load eat $((mib / 5)) >/tmp/eat & host=$!
 until grep -q resident /tmp/eat; do sleep 0.1; done
 
@@ -164,11 +162,17 @@ qm_up
 echo "peak_mib $(($(cat /sys/fs/cgroup/qm/memory.peak) >> 20))"
 echo "max_mib $(($(cat /sys/fs/cgroup/qm/memory.max) >> 20))"
 echo "host_alive $(kill -0 $host && echo yes)"
-echo "host_rss_mib $(awk '/^Rss/ {{ print int($2 / 1024) }}' /proc/$host/smaps_rollup)"
+echo "host_rss_mib $(awk '/^Rss/ { print int($2 / 1024) }' /proc/$host/smaps_rollup)"
 echo "host_mib $((mib / 5))"
 knob qm_max_after /sys/fs/cgroup/qm/memory.max
-"#
-    );
+"#;
+
+/// QM does its worst, a host process of 20 % of memory does not notice.
+///
+/// Above high the kernel makes a process sleep up to 2 s for each 64 pages, so
+/// it takes many to come to max in a test's time.
+pub(crate) fn qm_does_its_worst(on: On) {
+    let script = format!("{LOOK}{WORST}");
     let mut board = on.board_file();
     set(&mut board, &["qm", "pids_max"], json!(500));
     let outcome = on.guest().memory("1G").board_json(&board).run(&script).unwrap();

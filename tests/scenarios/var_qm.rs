@@ -60,11 +60,7 @@ fn disk(change: impl FnOnce(&mut VarQm)) -> Disk {
 }
 
 /// Boots with these disks: QM is held, the record says why, the host is up.
-fn without_var_qm(
-    on: On,
-    disks: impl IntoIterator<Item = Disk>,
-    fs_uuid: Option<&str>,
-) -> Seen {
+fn without_var_qm(on: On, disks: impl IntoIterator<Item = Disk>, fs_uuid: Option<&str>) -> Seen {
     let mut board = on.board_file();
     set(&mut board, &["image", "partitions", "var_qm", "wait_secs"], json!(2));
     if let Some(uuid) = fs_uuid {

@@ -28,12 +28,11 @@ pub fn knob_path(cgroup: &str, knob: &str) -> Result<String<PATH_MAX>> {
 }
 
 fn cgroup<K: Kernel>(kernel: &mut K, record: &mut Record, cgroup: &str) -> bool {
-    let made = path(format_args!("{CGROUP_ROOT}{cgroup}")).and_then(|full| {
-        match kernel.mkdir(&full) {
+    let made =
+        path(format_args!("{CGROUP_ROOT}{cgroup}")).and_then(|full| match kernel.mkdir(&full) {
             Ok(()) | Err(Errno::EXIST) => Ok(full),
             Err(errno) => Err(errno),
-        }
-    });
+        });
     match made {
         Ok(full) => noted(kernel, record, "cgroup", &full, Outcome::Agrees, ""),
         Err(errno) => failed(kernel, record, "cgroup", cgroup, errno),
@@ -55,7 +54,7 @@ fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str) -> bool {
         }
     }
     let mut buf = [0; 256];
-    let shown = read_text(kernel, &file, &mut buf).trim_end();
+    let shown = read_text(kernel, &file, &mut buf).trim_ascii_end();
     let enabled = |word: &str| shown.split(' ').any(|name| word.strip_prefix('+') == Some(name));
     let all = CONTROLLERS.split(' ').all(enabled);
     let reason = refused.map(refusal).unwrap_or_default();

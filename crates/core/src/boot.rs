@@ -148,8 +148,10 @@ fn copy_board<K: Kernel>(kernel: &mut K, record: &mut Record, buf: &mut [u8]) {
 pub fn modules<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>) {
     let begin = kernel.now_us();
     let mut buf = [0; 64];
-    let release: String<64> =
-        cut(format_args!("{}", read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii()));
+    let release: String<64> = cut(format_args!(
+        "{}",
+        read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii()
+    ));
     for module in &board.modules {
         let path = if module.starts_with('/') {
             path(format_args!("{module}"))
@@ -257,11 +259,10 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
         hold(kernel, record, "a limit was refused, and the board file says hold");
         return;
     }
-    let agrees = apply::knob_path(board.qm.cgroup, "memory.max")
-        .is_ok_and(|file| {
-            let value = fallback_value(board, facts);
-            apply::write(kernel, record, "limit", &file, format_args!("{value}"))
-        });
+    let agrees = apply::knob_path(board.qm.cgroup, "memory.max").is_ok_and(|file| {
+        let value = fallback_value(board, facts);
+        apply::write(kernel, record, "limit", &file, format_args!("{value}"))
+    });
     if agrees {
         record.qm_start = true;
         record.qm_reason = cut(format_args!("a limit was refused: the fallback is in force"));
@@ -297,12 +298,7 @@ pub fn var_qm<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>)
 }
 
 /// The last words: the score of PID 1, the verdict on QM, the record's files.
-pub fn finish<K: Kernel>(
-    kernel: &mut K,
-    record: &mut Record,
-    board: &Board<'_>,
-    json: &mut [u8],
-) {
+pub fn finish<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, json: &mut [u8]) {
     copy_board(kernel, record, json.get_mut(..=BOARD_BYTES_MAX).unwrap_or_default());
     let score = format_args!("{}", i64::from(board.init_oom_score_adj));
     apply::write(kernel, record, "oom-score", "/proc/1/oom_score_adj", score);

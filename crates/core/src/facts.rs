@@ -4,6 +4,7 @@ use heapless::String;
 
 use crate::kernel::Kernel;
 use crate::limit::Memory;
+use crate::number::decimal;
 
 /// Where cgroup2 is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -50,16 +51,14 @@ impl Facts {
         // A root with a limit of its own is a container's: systemd takes the
         // percentage of that (physical_memory() in limits-util.c).
         let limit = read_text(kernel, "/sys/fs/cgroup/memory.max", &mut buf).trim_ascii();
-        if let Ok(limit) = limit.parse::<u64>() {
+        if let Some(limit) = decimal(limit) {
             total_pages = total_pages.min(limit.checked_div(page_bytes).unwrap_or(0));
         }
-        let controllers = Controllers::parse(read_text(
-            kernel,
-            "/sys/fs/cgroup/cgroup.controllers",
-            &mut buf,
-        ));
+        let controllers =
+            Controllers::parse(read_text(kernel, "/sys/fs/cgroup/cgroup.controllers", &mut buf));
         let mut release = String::new();
-        let _ = release.push_str(read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii());
+        let _ = release
+            .push_str(read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii());
         Self { memory: Memory { total_pages, page_bytes }, controllers, release }
     }
 }
@@ -81,13 +80,8 @@ pub fn read_text<'b, K: Kernel>(kernel: &mut K, path: &str, buf: &'b mut [u8]) -
 /// MemTotal out of /proc/meminfo, in KiB.
 #[must_use]
 pub fn mem_total_kib(meminfo: &str) -> Option<u64> {
-    meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    decimal(line.split_ascii_whitespace().next()?)
 }
 
 /// The value of `key=` on the kernel's command line, the last one if repeated

@@ -20,7 +20,7 @@ use std::vec::Vec;
 
 pub use self::disk::{Disk, Partition, ext4_superblock};
 use crate::kernel::{Errno, Kernel, Level, Mount, MountFlags, Result};
-use crate::volume::ext4::{BYTES, Fault, OFFSET, Superblock};
+use crate::volume::ext4::{self, BYTES, Fault, OFFSET};
 
 /// Where cgroup2 belongs.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -174,7 +174,7 @@ impl FakeKernel {
     fn mount_ext4(&self, source: &str) -> Result<()> {
         let mut raw = [0; BYTES];
         match self.read_disk(source, OFFSET, &mut raw) {
-            Some(BYTES) => match Superblock::parse(&raw) {
+            Some(BYTES) => match ext4::check(&raw) {
                 Ok(_) => Ok(()),
                 Err(Fault::Checksum { .. }) => Err(EBADMSG),
                 Err(_) => Err(Errno::INVAL),

@@ -7,15 +7,16 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-pub mod board;
-pub mod kernel;
-pub mod limit;
 pub mod apply;
+pub mod board;
 pub mod boot;
 pub mod facts;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod json;
+pub mod kernel;
+pub mod limit;
+pub mod number;
 pub mod payload;
 pub mod plan;
 pub mod record;

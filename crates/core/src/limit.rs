@@ -8,6 +8,8 @@
 
 use core::fmt;
 
+use crate::number::{decimal, in_radix};
+
 /// 100 % in permyriad.
 const WHOLE: u32 = 10_000;
 
@@ -96,8 +98,10 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Infinity => f.write_str("infinity"),
-            Self::Permyriad(part) if part % 100 == 0 => write!(f, "{}%", part / 100),
-            Self::Permyriad(part) => write!(f, "{}.{:02}%", part / 100, part % 100),
+            Self::Permyriad(part) if part % 100 == 0 => write!(f, "{}%", u64::from(part / 100)),
+            Self::Permyriad(part) => {
+                write!(f, "{}.{:02}%", u64::from(part / 100), u64::from(part % 100))
+            }
             Self::Bytes(bytes) => write!(f, "{bytes}"),
         }
     }
@@ -155,7 +159,7 @@ fn integer(text: &str) -> Option<u32> {
     if digits.starts_with('+') {
         return None;
     }
-    let value = u32::from_str_radix(digits, radix).ok()?;
+    let value = u32::try_from(in_radix(digits, radix)?).ok()?;
     (value == 0 || !negative).then_some(value)
 }
 
@@ -200,7 +204,7 @@ fn number(text: &str) -> Result<(u64, &str), LimitError> {
     if digits.is_empty() {
         return Err(LimitError::Invalid);
     }
-    Ok((digits.parse().map_err(|_| LimitError::OutOfRange)?, after))
+    Ok((decimal(digits).ok_or(LimitError::OutOfRange)?, after))
 }
 
 /// WHITESPACE of string-util.h.

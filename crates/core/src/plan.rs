@@ -211,11 +211,12 @@ pub fn outline(board: &Board<'_>, plan: &Plan<'_>, line: &mut dyn FnMut(fmt::Arg
         line(format_args!("{step}"));
     }
     if let Some(VarQm { identity, options, wait_secs, .. }) = &board.var_qm {
+        let wait_secs = u64::from(*wait_secs);
         line(format_args!(
             "mount {identity} on {MOUNT_POINT}, waiting {wait_secs} s at most nodev,nosuid {options}"
         ));
     }
-    let score = board.init_oom_score_adj;
+    let score = i64::from(board.init_oom_score_adj);
     line(format_args!("write /proc/1/oom_score_adj = {score}"));
     if let Some(init) = board.next_init {
         line(format_args!("start {init} as PID 1"));
@@ -228,7 +229,7 @@ pub fn outline(board: &Board<'_>, plan: &Plan<'_>, line: &mut dyn FnMut(fmt::Arg
             Side::Qm => "QM",
         };
         let program = payload.command.first().copied().unwrap_or_default();
-        let score = payload.oom_score_adj;
+        let score = i64::from(payload.oom_score_adj);
         line(format_args!("start {program} for {side} as {}, OOM score {score}", payload.name));
     }
 }

@@ -6,8 +6,9 @@ use heapless::String;
 use serde::Deserialize;
 
 use crate::board::json::Walk;
-use crate::board::keys::unquoted;
+use crate::board::keys::{split_last, unquoted};
 use crate::json::Json;
+use crate::number::decimal;
 
 /// Longest request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 512;
@@ -97,7 +98,7 @@ pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<b
             "boot.entries" => say_head(&head, say),
             "boot.dropped" => dropped = text,
             path if path.starts_with("boot.entries[") => {
-                let name = path.rsplit_once('.').map_or("", |(_, name)| name);
+                let (_, name) = split_last(path);
                 keep(&ENTRY, &mut entry, name, text);
                 if name == "outcome" {
                     say_entry(&entry, say)?;
@@ -138,7 +139,7 @@ fn say_head(head: &[&str; HEAD.len()], say: &mut dyn FnMut(fmt::Arguments<'_>)) 
 
 fn say_entry(entry: &[&str; ENTRY.len()], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<()> {
     let [t_us, step, target, wanted, found, outcome] = entry;
-    let t_us: u64 = t_us.parse().ok()?;
+    let t_us = decimal(t_us)?;
     let (secs, micros) = (t_us / 1_000_000, t_us % 1_000_000);
     let note = if *outcome == "agrees" { wanted } else { found };
     say(format_args!("{secs:>4}.{micros:06} {outcome:<8} {step} {target} {note}\n"));
@@ -150,6 +151,6 @@ fn say_entry(entry: &[&str; ENTRY.len()], say: &mut dyn FnMut(fmt::Arguments<'_>
 pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
-        if name == key { value.trim_ascii().parse().ok() } else { None }
+        if name == key { decimal(value.trim_ascii()) } else { None }
     })
 }

@@ -10,7 +10,7 @@ impl fmt::Display for Uuid {
             if matches!(index, 4 | 6 | 8 | 10) {
                 f.write_str("-")?;
             }
-            write!(f, "{byte:02x}")?;
+            write!(f, "{:02x}", u32::from(*byte))?;
         }
         Ok(())
     }

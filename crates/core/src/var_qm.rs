@@ -1,7 +1,5 @@
 //! /var/qm: the separate partition for QM's data.
 
-use core::fmt::Write as _;
-
 use heapless::String;
 
 use crate::apply::{failed, noted};
@@ -64,17 +62,15 @@ fn wait<K: Kernel>(
     let deadline = begin.saturating_add(u64::from(wanted.wait_secs) * 1_000_000);
     loop {
         match volume::find(kernel, &wanted.identity) {
-            Err(VolumeError::NotFound { .. }) if kernel.now_us() < deadline => kernel.sleep_us(LOOK_US),
+            Err(VolumeError::NotFound { .. }) if kernel.now_us() < deadline => {
+                kernel.sleep_us(LOOK_US)
+            }
             found => return found,
         }
     }
 }
 
-fn mount_volume<K: Kernel>(
-    kernel: &mut K,
-    wanted: &VarQm<'_>,
-    device: &str,
-) -> Result<(), Errno> {
+fn mount_volume<K: Kernel>(kernel: &mut K, wanted: &VarQm<'_>, device: &str) -> Result<(), Errno> {
     // On a read-only root the image has them.
     let _ = kernel.mkdir("/var");
     let _ = kernel.mkdir(MOUNT_POINT);
@@ -103,7 +99,9 @@ fn options(options: &str) -> Result<(MountFlags, String<128>), Errno> {
             "ro" => flags.rdonly = true,
             _ => {
                 let comma = if data.is_empty() { "" } else { "," };
-                write!(data, "{comma}{word}").map_err(|_| Errno::NAMETOOLONG)?;
+                for part in [comma, word] {
+                    data.push_str(part).map_err(|_| Errno::NAMETOOLONG)?;
+                }
             }
         }
     }

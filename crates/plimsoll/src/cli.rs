@@ -6,8 +6,8 @@ use plimsoll_core::facts::Facts;
 use plimsoll_core::kernel::Kernel as _;
 use plimsoll_core::plan;
 use plimsoll_core::status::{self, ANSWER_BYTES_MAX};
-use rustix::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 
@@ -109,7 +109,7 @@ fn signal_init(signal: Signal) -> u8 {
     match rustix::process::kill_process(Pid::INIT, signal) {
         Ok(()) => OK,
         Err(error) => {
-            put(STDERR, format_args!("PID 1: error {}\n", error.raw_os_error()));
+            put(STDERR, format_args!("PID 1: error {}\n", i64::from(error.raw_os_error())));
             FAILED
         }
     }
@@ -120,7 +120,8 @@ fn status(json: bool) -> u8 {
     let len = match ask(br#"{"command":"status"}"#, answer) {
         Ok(len) => len,
         Err(error) => {
-            put(STDERR, format_args!("{SOCKET_PATH}: error {}\n", error.raw_os_error()));
+            let (path, error) = (SOCKET_PATH.to_str().unwrap_or_default(), error.raw_os_error());
+            put(STDERR, format_args!("{path}: error {}\n", i64::from(error)));
             return FAILED;
         }
     };
@@ -153,8 +154,7 @@ fn ask(request: &[u8], answer: &mut [u8]) -> rustix::io::Result<usize> {
 
 fn connect() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(SOCKET_PATH)?)?;
     Ok(socket)
 }

@@ -2,25 +2,26 @@
 //! the payloads, powers off or reboots on request.
 
 use core::ffi::CStr;
-use core::fmt::Write as _;
 use core::sync::atomic::{AtomicI32, Ordering};
 
-use heapless::{CString, String, Vec};
+use heapless::{String, Vec};
 use plimsoll_core::board::{
     self, BOARD_BYTES_MAX, Board, COMMAND_WORDS_MAX, Faults, PAYLOADS_MAX, Payload, Side,
 };
 use plimsoll_core::boot::{BOARD_COPY_PATH, QM_START_PATH};
 use plimsoll_core::facts::CGROUP_ROOT;
 use plimsoll_core::kernel::{Errno, Kernel as _};
+use plimsoll_core::number::decimal;
 use plimsoll_core::payload::{End, Next, Restarts};
-use plimsoll_core::PATH_MAX;
+use plimsoll_core::record::cut;
+use plimsoll_core::path;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Access, OFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 use rustix::thread::CapabilitySet;
 
-use crate::linux::{Linux, c_path, open};
+use crate::linux::{CPath, Linux, c_path, open};
 use crate::pid1::timespec;
 use crate::start::Start;
 use crate::sys::{self, Fork};
@@ -73,7 +74,8 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
     let may_start_qm = rustix::fs::access(QM_START_PATH, Access::EXISTS).is_ok();
     let mut slots: Vec<Slot, PAYLOADS_MAX> = Vec::new();
     for (n, payload) in board.payloads.iter().enumerate() {
-        let runs = start.arg(n + 1).filter(|_| resumed).and_then(|pid| pid.parse().ok());
+        let runs =
+            start.arg(n + 1).filter(|_| resumed).and_then(|pid| i32::try_from(decimal(pid)?).ok());
         let pid = runs.and_then(Pid::from_raw);
         let held = payload.side == Side::Qm && !may_start_qm;
         if held {
@@ -117,7 +119,7 @@ pub(crate) fn run(start: Start, resumed: bool) -> ! {
 
 /// A fault in PID 1's own code.
 extern "C" fn fault(signal: i32) -> ! {
-    error!("PID 1: fault, signal {signal}");
+    error!("PID 1: fault, signal {}", i64::from(signal));
     pid1::recover()
 }
 
@@ -149,8 +151,12 @@ fn reap(slots: &mut [Slot], board: &Board<'_>) {
 fn ended(slot: &mut Slot, payload: &Payload<'_>, end: End) {
     let now = sys::now_us();
     match end {
-        End::Exited(status) => info!("payload {}: ended with {status}", payload.name),
-        End::Signalled(signal) => warn!("payload {}: ended by signal {signal}", payload.name),
+        End::Exited(status) => {
+            info!("payload {}: ended with {}", payload.name, i64::from(status));
+        }
+        End::Signalled(signal) => {
+            warn!("payload {}: ended by signal {}", payload.name, i64::from(signal));
+        }
     }
     match slot.restarts.after(end, payload.restart, payload.restart_max, now) {
         Next::StartAt(at) => slot.start_at_us = Some(at),
@@ -158,7 +164,7 @@ fn ended(slot: &mut Slot, payload: &Payload<'_>, end: End) {
         Next::GiveUp => error!(
             "payload {}: given up after {} restarts in 60 s",
             payload.name,
-            payload.restart_max
+            u64::from(payload.restart_max)
         ),
     }
 }
@@ -167,7 +173,11 @@ fn spawn(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> Option<Pid> 
     match sys::fork() {
         Ok(Fork::Child) => sys::exit(become_payload(start, board, payload)),
         Ok(Fork::Parent(pid)) => {
-            info!("payload {}: started, PID {}", payload.name, pid.as_raw_nonzero());
+            info!(
+                "payload {}: started, PID {}",
+                payload.name,
+                i64::from(pid.as_raw_nonzero().get())
+            );
             Some(pid)
         }
         Err(_) => {
@@ -187,8 +197,7 @@ fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 
             return NOT_FENCED;
         }
     }
-    let mut score: String<8> = String::new();
-    let _ = write!(score, "{}", payload.oom_score_adj);
+    let score: String<8> = cut(format_args!("{}", i64::from(payload.oom_score_adj)));
     if let Err(errno) = Linux.write("/proc/self/oom_score_adj", score.as_bytes()) {
         error!("payload {}: its OOM score: {errno}", payload.name);
     }
@@ -204,7 +213,7 @@ fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 
         let _ = rustix::stdio::dup2_stdout(&console);
         let _ = rustix::stdio::dup2_stderr(&console);
     }
-    let mut words: Vec<CString<{ PATH_MAX + 1 }>, COMMAND_WORDS_MAX> = Vec::new();
+    let mut words: Vec<CPath, COMMAND_WORDS_MAX> = Vec::new();
     for word in &payload.command {
         match c_path(word) {
             Ok(word) => drop(words.push(word)),
@@ -215,7 +224,7 @@ fn become_payload(start: Start, board: &Board<'_>, payload: &Payload<'_>) -> u8 
     sys::block(&[]);
     if let Some(program) = argv.first() {
         let errno = sys::exec(start, program, &argv);
-        error!("payload {}: its program: error {}", payload.name, errno.into_raw());
+        error!("payload {}: its program: error {}", payload.name, i64::from(errno.into_raw()));
     }
     NOT_EXECUTED
 }
@@ -226,8 +235,7 @@ fn join_cgroup(board: &Board<'_>, payload: &Payload<'_>) -> Result<(), Errno> {
         Side::Qm => board.qm.cgroup,
         Side::Host => board.host.cgroups.first().ok_or(Errno::NOENT)?,
     };
-    let mut path: String<PATH_MAX> = String::new();
-    write!(path, "{CGROUP_ROOT}{side}/{}", payload.name).map_err(|_| Errno::NAMETOOLONG)?;
+    let mut path = path(format_args!("{CGROUP_ROOT}{side}/{}", payload.name))?;
     match Linux.mkdir(&path) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),

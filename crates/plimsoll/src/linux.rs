@@ -16,9 +16,17 @@ use crate::sys;
 pub(crate) struct Linux;
 
 /// A path as the kernel takes it.
-pub(crate) fn c_path(path: &str) -> Result<CString<{ PATH_MAX + 1 }>> {
+pub(crate) type CPath = CString<{ PATH_MAX + 1 }>;
+
+/// See [`CPath`].
+pub(crate) fn c_path(path: &str) -> Result<CPath> {
+    c_bytes(path.as_bytes())
+}
+
+/// See [`CPath`]; paths need not be UTF-8.
+pub(crate) fn c_bytes(path: &[u8]) -> Result<CPath> {
     let mut c = CString::new();
-    c.extend_from_bytes(path.as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+    c.extend_from_bytes(path).map_err(|_| Errno::NAMETOOLONG)?;
     Ok(c)
 }
 

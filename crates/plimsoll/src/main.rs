@@ -39,7 +39,6 @@ fn main(start: start::Start) -> ! {
 /// message is ever read, and leaves out all that makes them, 8 KB. The place is
 /// enough.
 #[panic_handler]
-#[inline(always)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let bug: fn(Option<&Location<'_>>) -> ! = core::hint::black_box(bug);
     bug(info.location())
@@ -49,7 +48,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// ends: see [`pid1::recover`].
 fn bug(place: Option<&Location<'_>>) -> ! {
     match place {
-        Some(place) => error!("panic at {}:{}", place.file(), place.line()),
+        Some(place) => error!("panic at {}:{}", place.file(), u64::from(place.line())),
         None => error!("panic"),
     }
     if rustix::process::getpid().is_init() {

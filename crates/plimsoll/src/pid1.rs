@@ -2,19 +2,18 @@
 //! does the boot; PID 1 waits for it, with a deadline, and goes on.
 
 use core::ffi::CStr;
-use core::fmt::Write as _;
 
-use heapless::{CString, String, Vec};
+use heapless::{String, Vec};
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, PAYLOADS_MAX};
 use plimsoll_core::boot;
-use plimsoll_core::record::{JSON_BYTES_MAX, Outcome, Record};
+use plimsoll_core::record::{JSON_BYTES_MAX, Outcome, Record, cut};
 use plimsoll_core::{PATH_MAX, apply};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::pipe::PipeFlags;
 use rustix::process::WaitOptions;
 
-use crate::linux::Linux;
+use crate::linux::{CPath, Linux, c_bytes, c_path};
 use crate::start::Start;
 use crate::sys::{self, Fork};
 use crate::{init, supervisor};
@@ -37,8 +36,6 @@ const BOOTED: u8 = 1;
 /// This byte when the supervisor can be asked.
 pub(crate) const READY: u8 = 2;
 
-type InitPath = CString<{ PATH_MAX + 1 }>;
-
 /// PID 1's whole life; where the next init could be started, it is not
 /// plimsoll's any more.
 pub(crate) fn run(start: Start) -> ! {
@@ -53,7 +50,7 @@ pub(crate) fn run(start: Start) -> ! {
                 error!("the boot is not done after its deadline: going on without it");
                 break;
             }
-            Tried::Died => error!("the boot died (attempt {})", attempt + 1),
+            Tried::Died => error!("the boot died (attempt {})", u64::from(attempt + 1)),
         }
     }
     let path: &CStr = match &next {
@@ -67,7 +64,7 @@ pub(crate) fn run(start: Start) -> ! {
     } else {
         info!("handoff {name}");
         let errno = sys::exec_init(start, path);
-        error!("handoff {name}: failed, error {}", errno.into_raw());
+        error!("handoff {name}: failed, error {}", i64::from(errno.into_raw()));
     }
     init::run(start, false)
 }
@@ -75,12 +72,10 @@ pub(crate) fn run(start: Start) -> ! {
 /// A PID 1 that met a bug of its own begins anew, as one that stays. Its
 /// children are still its own: their PIDs go along as arguments.
 pub(crate) fn recover() -> ! {
-    let mut texts: Vec<CString<12>, PAYLOADS_MAX> = Vec::new();
+    let mut texts: Vec<CPath, PAYLOADS_MAX> = Vec::new();
     for pid in init::pids() {
-        let mut text: String<11> = String::new();
-        let _ = write!(text, "{pid}");
-        let text = CString::from_bytes_truncating_at_nul(text.as_bytes()).unwrap_or_default();
-        let _ = texts.push(text);
+        let text: String<16> = cut(format_args!("{}", i64::from(pid)));
+        let _ = texts.push(c_path(&text).unwrap_or_default());
     }
     let mut words: Vec<&CStr, { PAYLOADS_MAX + 1 }> = Vec::new();
     let _ = words.push(RESUMED);
@@ -93,9 +88,10 @@ pub(crate) fn recover() -> ! {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is no allocator to box it with")]
 enum NextInit {
     Unknown,
-    Path(InitPath),
+    Path(CPath),
     Stay,
 }
 
@@ -151,7 +147,7 @@ fn listen(reader: &OwnedFd, next: &mut NextInit) -> Tried {
             // An earlier attempt that read the board file knew it better.
             Ok(_) if byte == *b"\n" && !matches!(next, NextInit::Unknown) => {}
             Ok(_) if byte == *b"\n" => {
-                *next = match InitPath::from_bytes_truncating_at_nul(&said) {
+                *next = match c_bytes(&said) {
                     Ok(path) if !said.is_empty() => NextInit::Path(path),
                     _ => NextInit::Stay,
                 };
@@ -218,4 +214,3 @@ fn boot_child(attempt: u32, to_pid1: OwnedFd) -> ! {
     let _ = rustix::io::write(&to_pid1, &[BOOTED]);
     supervisor::become_supervisor(to_pid1)
 }
-

@@ -13,8 +13,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
 
-use crate::linux::{Linux, open};
 use crate::file::File;
+use crate::linux::{Linux, open};
 use crate::sys::{self, Fork};
 
 /// From SIGTERM to SIGKILL, in microseconds: 3 s.
@@ -48,7 +48,7 @@ pub(crate) fn down(command: RebootCommand, name: &str, board: &Board<'_>) {
     }
     info!("{name}");
     if let Err(error) = rustix::system::reboot(command) {
-        error!("{name}: failed, error {}", error.raw_os_error());
+        error!("{name}: failed, error {}", i64::from(error.raw_os_error()));
     }
 }
 
@@ -126,9 +126,10 @@ fn block_target(line: &[u8]) -> Option<Vec<u8, PATH_MAX>> {
     // Blanks and the like are written as three octal digits.
     while let Some((byte, after)) = rest.split_first() {
         let (byte, after) = match after {
-            [a, b, c, after @ ..] if *byte == b'\\' => {
-                (a.wrapping_sub(b'0') << 6 | b.wrapping_sub(b'0') << 3 | c.wrapping_sub(b'0'), after)
-            }
+            [a, b, c, after @ ..] if *byte == b'\\' => (
+                a.wrapping_sub(b'0') << 6 | b.wrapping_sub(b'0') << 3 | c.wrapping_sub(b'0'),
+                after,
+            ),
             _ => (*byte, after),
         };
         path.push(byte).ok()?;

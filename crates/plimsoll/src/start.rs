@@ -122,7 +122,7 @@ extern "C" fn entry(stack: *const usize) -> ! {
 /// # Safety
 /// As C's memcpy.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+pub(crate) unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller's regions are valid for n bytes; the code touches only
     // them. Written in assembly, since a loop would be compiled into a call of
     // this very function.
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut
 /// # Safety
 /// As C's memmove.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
+pub(crate) unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
     if dest.addr().wrapping_sub(src.addr()) >= n {
         // SAFETY: copying upwards never reads a byte it has written, as dest
         // is not within src's region.
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize) -> *mu
 /// # Safety
 /// As C's memset.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memset(dest: *mut u8, byte: i32, n: usize) -> *mut u8 {
+pub(crate) unsafe extern "C" fn memset(dest: *mut u8, byte: i32, n: usize) -> *mut u8 {
     // SAFETY: the caller's region is valid for n bytes.
     unsafe {
         cfg_if::cfg_if! {
@@ -220,7 +220,7 @@ pub unsafe extern "C" fn memset(dest: *mut u8, byte: i32, n: usize) -> *mut u8 {
 /// # Safety
 /// As C's memcmp.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
+pub(crate) unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
     let mut at = 0;
     while at < n {
         // SAFETY: at is below n, and the caller's regions are valid for n bytes.
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
 /// # Safety
 /// As BSD's bcmp.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
+pub(crate) unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
     // SAFETY: the same contract.
     unsafe { memcmp(a, b, n) }
 }
@@ -250,7 +250,7 @@ pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
 /// # Safety
 /// As C's strlen.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
+pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
     let mut len = 0;
     // SAFETY: every byte up to the NUL is the caller's. Volatile, since the
     // loop would be compiled into a call of this very function.

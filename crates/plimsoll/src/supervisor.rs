@@ -5,13 +5,14 @@
 use core::ffi::CStr;
 use core::fmt::Write as _;
 
-use heapless::{CString, String};
+use heapless::String;
 use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
 use plimsoll_core::boot::{BOARD_COPY_PATH, RECORD_PATH};
 use plimsoll_core::facts::{CGROUP_ROOT, Facts, read_text};
 use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
+use plimsoll_core::number::decimal;
 use plimsoll_core::plan::{self, SUPERVISOR_CGROUP};
 use plimsoll_core::record::{Outcome, Record, cut};
 use plimsoll_core::status::{ANSWER_BYTES_MAX, Live, REQUEST_BYTES_MAX, Request, keyed_value};
@@ -25,13 +26,13 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
-use crate::linux::{Linux, errno, open};
+use crate::linux::{Linux, c_path, errno, open};
 use crate::pid1::{READY, timespec};
 use crate::start::Start;
 use crate::sys::{self, Fork};
 
 /// Where commands reach the supervisor.
-pub(crate) const SOCKET_PATH: &str = "/run/plimsoll/control.sock";
+pub(crate) const SOCKET_PATH: &CStr = c"/run/plimsoll/control.sock";
 /// argv[0]: systemd-shutdown spares root's processes whose name begins with '@'.
 const NAME: &CStr = c"@plimsoll";
 /// Score of the supervisor's processes: never chosen.
@@ -52,8 +53,7 @@ pub(crate) fn protect(record: &mut Record) {
     let kernel = &mut Linux;
     let score = format_args!("{OOM_SCORE_ADJ}");
     apply::write(kernel, record, "oom-score", "/proc/self/oom_score_adj", score);
-    let mut procs: String<64> = String::new();
-    let _ = write!(procs, "{CGROUP_ROOT}{SUPERVISOR_CGROUP}/cgroup.procs");
+    let procs: String<64> = cut(format_args!("{CGROUP_ROOT}{SUPERVISOR_CGROUP}/cgroup.procs"));
     match kernel.write(&procs, b"0") {
         Ok(()) => {
             apply::noted(kernel, record, "supervisor", &procs, Outcome::Agrees, "");
@@ -76,7 +76,7 @@ pub(crate) fn become_supervisor(to_pid1: OwnedFd) -> ! {
 
 /// The copy in memory. Its argument is the descriptor that leads to PID 1.
 pub(crate) fn run(start: Start) -> ! {
-    supervise(start.arg(1).and_then(|fd| fd.parse().ok()).and_then(sys::adopt))
+    supervise(start.arg(1).and_then(|fd| i32::try_from(decimal(fd)?).ok()).and_then(sys::adopt))
 }
 
 fn exec_copy(to_pid1: &OwnedFd) -> Result<(), Errno> {
@@ -91,10 +91,8 @@ fn exec_copy(to_pid1: &OwnedFd) -> Result<(), Errno> {
         }
     }
     drop(exe);
-    let mut number: String<12> = String::new();
-    let _ = write!(number, "{}", to_pid1.as_raw_fd());
-    let number: CString<16> =
-        CString::from_bytes_truncating_at_nul(number.as_bytes()).map_err(|_| Errno::INVAL)?;
+    let number: String<16> = cut(format_args!("{}", i64::from(to_pid1.as_raw_fd())));
+    let number = c_path(&number)?;
     rustix::io::fcntl_setfd(to_pid1, FdFlags::empty()).map_err(errno)?;
     let failed = sys::exec_fd(copy.as_fd(), &[NAME, &number]);
     Err(Errno(u16::try_from(failed.into_raw()).unwrap_or(Errno::IO.0)))
@@ -132,8 +130,7 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
     let mut pair = Pair { peer: None, revivals: 0, window_begin_us: 0, in_window: 0 };
-    let mut worker =
-        Worker { watch, listener: listener.ok(), answer, qm_cgroup: board.qm.cgroup };
+    let mut worker = Worker { watch, listener: listener.ok(), answer, qm_cgroup: board.qm.cgroup };
     let mut role = Role::Worker;
     loop {
         // Each returns in a new process that has the other role.
@@ -196,7 +193,10 @@ impl Pair {
         if let Some((pid, _)) = self.peer.take() {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
             self.revivals = self.revivals.saturating_add(1);
-            warn!("supervisor: the {name} ({}) ended: brought back", pid.as_raw_nonzero());
+            warn!(
+                "supervisor: the {name} ({}) ended: brought back",
+                i64::from(pid.as_raw_nonzero().get())
+            );
         }
     }
 }
@@ -307,9 +307,8 @@ fn wait(
 
 fn listen() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(errno)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(errno)?;
     let _ = rustix::fs::unlink(SOCKET_PATH);
     // The mode is there from the first moment, not after a chmod.
     let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
@@ -375,11 +374,12 @@ impl Worker<'_> {
     fn live(&self, pair: &Pair) -> Live {
         let kernel = &mut Linux;
         let mut buf = [0; 256];
-        let init = cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end()));
+        let init =
+            cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end()));
         let mut knob = |name: &str| {
             apply::knob_path(self.qm_cgroup, name)
                 .map(|path| read_text(kernel, &path, &mut buf).trim_ascii_end())
-                .map(|text| keyed_value(text, "oom_kill").or(text.parse().ok()))
+                .map(|text| keyed_value(text, "oom_kill").or(decimal(text)))
                 .ok()
                 .flatten()
                 .unwrap_or(0)

@@ -168,9 +168,8 @@ pub(crate) fn sleep_us(us: u64) {
 pub(crate) fn block(signals: &[u32]) {
     let set = set_of(signals);
     // SAFETY: 2 is SIG_SETMASK; the kernel reads one 64-bit word.
-    let _ = unsafe {
-        syscall!(Sysno::rt_sigprocmask, 2, core::ptr::from_ref(&set), 0, SIGSET_BYTES)
-    };
+    let _ =
+        unsafe { syscall!(Sysno::rt_sigprocmask, 2, core::ptr::from_ref(&set), 0, SIGSET_BYTES) };
 }
 
 /// A descriptor that delivers the signals named, which must be blocked.
@@ -253,9 +252,10 @@ impl<T> Once<T> {
     /// The value; `None` from the second call on.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn take(&'static self) -> Option<&'static mut T> {
-        if self.taken.swap(true, Ordering::Relaxed) {
+        if self.taken.load(Ordering::Relaxed) {
             return None;
         }
+        self.taken.store(true, Ordering::Relaxed);
         // SAFETY: the flag was false, so no other reference exists.
         Some(unsafe { &mut *self.value.get() })
     }

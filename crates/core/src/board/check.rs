@@ -1,7 +1,6 @@
 //! What a board file means: every check that takes more than one value.
 
 use core::cmp::Ordering;
-use core::fmt::Write as _;
 
 use heapless::String;
 
@@ -12,19 +11,20 @@ use super::{
     VarQm, compare, json, keys, payloads, text,
 };
 use crate::limit::Limit;
+use crate::number::decimal;
+use crate::record;
 
 const VAR: &str = "image.partitions.var";
 const VAR_QM: &str = "image.partitions.var_qm";
 const ONE_SIZE: &str = "one of relative_size, size and external";
 const APART: &str = "cgroups of which QM's is neither in nor above another";
 
-/// What the decoded file means. `text` is that file.
-pub(super) fn board<'a>(raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) -> Board<'a> {
+/// Puts into `board` what the decoded file says. `text` is that file.
+pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) {
     let values = raw.top();
-    let mut board = Board::default();
     qm(&mut board.qm, values, text, faults);
     host(&mut board.host, values);
-    keep_apart(&mut board, values, text, faults);
+    keep_apart(board, values, text, faults);
     set(&mut board.image_bytes, values.text("image.image_size").and_then(text::some_size));
     board.var_qm = var_qm(values, board.image_bytes, text, faults);
     values.texts("modules[]", text::is_module, &mut board.modules);
@@ -38,7 +38,6 @@ pub(super) fn board<'a>(raw: &Raw<'a>, text: &'a [u8], faults: &mut Faults) -> B
     let host_score = board.host.oom_score_adj.unwrap_or(0);
     let qm_score = board.qm.oom_score_adj;
     payloads::Check { text, faults, host_score, qm_score }.all(raw, &mut board.payloads);
-    board
 }
 
 fn set<T>(to: &mut T, value: Option<T>) {
@@ -65,10 +64,11 @@ fn qm<'a>(qm: &mut Qm<'a>, values: Values<'_, 'a>, text: &[u8], faults: &mut Fau
     set(&mut qm.oom_group, values.flag("qm.oom_group"));
     set(&mut qm.oom_score_adj, values.number("qm.oom_score_adj"));
     if let Some(raw) = json::raw(text, "qm.pids_max") {
-        qm.pids_max = raw.parse().ok();
+        qm.pids_max = decimal(raw).and_then(|max| u32::try_from(max).ok());
     }
     if let Some(raw) = json::raw(text, "qm.cpu_weight") {
-        qm.cpu_weight = raw.parse().map_or(CpuWeight::Idle, CpuWeight::Weight);
+        let weight = decimal(raw).and_then(|weight| u16::try_from(weight).ok());
+        qm.cpu_weight = weight.map_or(CpuWeight::Idle, CpuWeight::Weight);
     }
     if values.text("qm.on_limit_failure") == Some("hold") {
         qm.on_limit_failure = OnLimitFailure::Hold;
@@ -211,7 +211,5 @@ fn may_hide_identity(faults: &Faults) -> bool {
 
 /// A path made of parts that are known to be short.
 pub(super) fn path(parts: core::fmt::Arguments<'_>) -> String<KEY_PATH_MAX> {
-    let mut path = String::new();
-    let _ = path.write_fmt(parts);
-    path
+    record::cut(parts)
 }

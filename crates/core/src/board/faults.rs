@@ -1,13 +1,14 @@
 //! What is wrong with a board file.
 
-use core::fmt::Write as _;
-
 use core::fmt;
 
+use heapless::string::StringView;
 use heapless::{String, Vec};
 
 use super::json::{self, Span};
+use super::keys;
 use crate::limit::Limit;
+use crate::record;
 
 /// Faults kept: as many as one look takes in; the rest is counted.
 pub const FAULTS_MAX: usize = 8;
@@ -41,7 +42,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, value, allowed, line, column } = self;
         if *line > 0 {
-            write!(f, "{line}:{column}: ")?;
+            write!(f, "{}:{}: ", u64::from(*line), u64::from(*column))?;
         }
         if !path.is_empty() {
             write!(f, "{path}: ")?;
@@ -61,8 +62,7 @@ pub struct Faults {
 impl Fault {
     /// A limit that makes no sense on this machine.
     pub(super) fn of_limit(path: &str, limit: Limit, allowed: &'static str) -> Self {
-        let mut value = String::new();
-        let _ = write!(value, "{limit}");
+        let value = record::cut(format_args!("{limit}"));
         Self { path: cut(path), value, allowed, line: 0, column: 0 }
     }
 }
@@ -115,7 +115,7 @@ impl Faults {
     /// A fault of the key at `path`, or of what should contain it where it is
     /// missing.
     pub(super) fn refuse_key(&mut self, text: &[u8], path: &str, allowed: &'static str) {
-        let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
+        let (parent, _) = keys::split_last(path);
         let span = json::find(text, path).unwrap_or_else(|| {
             let start = json::find(text, parent).map_or(0, |span| span.start);
             Span { member: start, start, end: start }
@@ -125,7 +125,7 @@ impl Faults {
 }
 
 /// Appends `text`, or as much of its beginning as fits before a mark.
-pub(super) fn append<const N: usize>(to: &mut String<N>, text: &str) {
+pub(super) fn append(to: &mut StringView, text: &str) {
     if to.push_str(text).is_ok() {
         return;
     }
@@ -134,7 +134,7 @@ pub(super) fn append<const N: usize>(to: &mut String<N>, text: &str) {
             break;
         }
     }
-    while to.len() > N.saturating_sub(CUT.len()) {
+    while to.len() > to.capacity().saturating_sub(CUT.len()) {
         to.pop();
     }
     let _ = to.push_str(CUT);

@@ -4,11 +4,10 @@
 //! unless told otherwise, escapes in strings. It doesn't recurse, and it borrows the text only while
 //! it steps, so that what lies behind it may be overwritten.
 
-use core::fmt::Write as _;
-
 use heapless::{String, Vec};
 
 use super::faults::{KEY_PATH_MAX, append};
+use crate::record;
 
 /// Levels of nesting: the deepest key is at the fourth, a manifest's never
 /// beyond the sixth.
@@ -165,8 +164,7 @@ impl Walk {
     }
 
     fn enter_item(&mut self, index: usize) {
-        let mut item: String<24> = String::new();
-        let _ = write!(item, "[{index}]");
+        let item: String<32> = record::cut(format_args!("[{}]", index as u64));
         append(&mut self.path, &item);
     }
 

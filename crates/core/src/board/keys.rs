@@ -17,11 +17,19 @@ pub enum Kind {
     /// A whole number between two, both included.
     Integer(i32, i32),
     /// A word, or a whole number between two, both included.
-    WordOrInteger(&'static str, i32, i32),
+    WordOrInteger(&'static WordOrInteger),
     /// A number from 0 to below 1.
     Fraction,
     /// A string that the function accepts.
     Text(fn(&str) -> bool),
+}
+
+/// See [`Kind::WordOrInteger`]; on its own, since it is rare and larger than
+/// the other kinds.
+pub struct WordOrInteger {
+    word: &'static str,
+    min: i32,
+    max: i32,
 }
 
 /// A key of the board file.
@@ -77,7 +85,7 @@ impl Kind {
         match self {
             Self::Object | Self::Array(_) | Self::Boolean => true,
             Self::Integer(min, max) => text::integer(raw, min, max).is_some(),
-            Self::WordOrInteger(word, min, max) => {
+            Self::WordOrInteger(&WordOrInteger { word, min, max }) => {
                 unquoted(raw) == Some(word) || text::integer(raw, min, max).is_some()
             }
             Self::Fraction => text::billionths(raw).is_some(),
@@ -89,6 +97,15 @@ impl Kind {
 /// The text between the quotes.
 pub(crate) fn unquoted(raw: &str) -> Option<&str> {
     raw.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// A path without its last name, and that name.
+pub(crate) fn split_last(path: &str) -> (&str, &str) {
+    let dot = path.bytes().rposition(|byte| byte == b'.');
+    match dot.and_then(|dot| Some((path.get(..dot)?, path.get(dot + 1..)?))) {
+        Some(split) => split,
+        None => ("", path),
+    }
 }
 
 /// Place in [`KEYS`] of the key at a path whose elements are numbered.
@@ -160,13 +177,13 @@ keys! {
         "memory.low of QM.";
     "qm.memory_limit.swap_max", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
         "memory.swap.max. The default is qm.container's MemorySwapMax=0.";
-    "qm.cpu_weight", Kind::WordOrInteger("idle", 1, 10_000), "`idle`, or 1 to 10000", "share among siblings", "\"idle\"",
+    "qm.cpu_weight", Kind::WordOrInteger(&WordOrInteger { word: "idle", min: 1, max: 10_000 }), "`idle`, or 1 to 10000", "share among siblings", "\"idle\"",
         "cpu.idle or cpu.weight.";
     "qm.cgroup", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "\"/qm.service\"",
         "QM's cgroup, below the cgroup2 mount. Neither in nor above a host cgroup.";
     "qm.oom_group", Kind::Boolean, "true or false", "", "true",
         "memory.oom.group: an OOM kill ends all of QM, not a part of it.";
-    "qm.pids_max", Kind::WordOrInteger("max", 1, PIDS_MAX), "`max`, or 1 to 4194304", "tasks", "4096",
+    "qm.pids_max", Kind::WordOrInteger(&WordOrInteger { word: "max", min: 1, max: PIDS_MAX }), "`max`, or 1 to 4194304", "tasks", "4096",
         "pids.max. The default stops a fork bomb long before the kernel's 32768 PIDs are gone, and is many times what a container of services needs.";
     "qm.oom_score_adj", Kind::Integer(0, 1000), "0 to 1000", "OOM score", "500",
         "oom_score_adj of QM's processes. Below 0 the OOM killer would spare QM before others; at -1000 not even QM's own limit could end it.";

@@ -370,14 +370,13 @@ pub fn read<'a>(
 ) -> Board<'a> {
     let sound = scan::scan(text, faults);
     let text: &'a [u8] = text;
-    let mut board = match sound.then(|| decode(text)) {
-        Some(Some(raw)) => check::board(&raw, text, faults),
-        Some(None) => {
-            faults.refuse_key(text, "", "a file that can be decoded");
-            Board::default()
+    let mut board = Board::default();
+    if sound {
+        match decode(text) {
+            Some(raw) => check::board(&mut board, &raw, text, faults),
+            None => faults.refuse_key(text, "", "a file that can be decoded"),
         }
-        None => Board::default(),
-    };
+    }
     if !faults.is_empty() {
         board.qm.fence();
     }

@@ -82,14 +82,16 @@ impl Check<'_, '_> {
 
     /// What was refused is missing too, but has its fault already.
     fn required<T>(&mut self, index: usize, key: &str, value: Option<T>) -> Option<T> {
-        if value.is_none() && !self.faults.within(&path(format_args!("payloads[{index}].{key}"))) {
+        if value.is_none()
+            && !self.faults.within(&path(format_args!("payloads[{}].{key}", index as u64)))
+        {
             self.refuse(index, key, "a payload with name, side and command");
         }
         value
     }
 
     fn refuse(&mut self, index: usize, key: &str, allowed: &'static str) {
-        let key = path(format_args!("payloads[{index}].{key}"));
+        let key = path(format_args!("payloads[{}].{key}", index as u64));
         self.faults.refuse_key(self.text, &key, allowed);
     }
 }

@@ -97,12 +97,7 @@ impl<'r, 'a: 'r> Values<'r, 'a> {
 
     /// Appends those elements of an array that are accepted, as many as fit;
     /// its path with `[]`.
-    pub(super) fn texts(
-        self,
-        path: &str,
-        accepts: fn(&str) -> bool,
-        texts: &mut VecView<&'a str>,
-    ) {
+    pub(super) fn texts(self, path: &str, accepts: fn(&str) -> bool, texts: &mut VecView<&'a str>) {
         for value in self.all(path) {
             if let Value::Text(text) = value
                 && accepts(text)

@@ -2,6 +2,7 @@
 
 use super::Uuid;
 use crate::limit::Limit;
+use crate::number::{decimal, in_radix};
 
 /// Longest cgroup path, in bytes: with the mount point before it and a
 /// payload's cgroup and a file's name behind it, it is below
@@ -52,7 +53,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
         "TiB" => (1024, 4),
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(base.pow(power))
+    decimal(digits)?.checked_mul(base.pow(power))
 }
 
 /// A size above 0.
@@ -79,7 +80,8 @@ pub(super) fn billionths(number: &str) -> Option<u32> {
 
 /// A JSON number without fraction or exponent, from `min` to `max`.
 pub(super) fn integer(number: &str, min: i32, max: i32) -> Option<i32> {
-    let value = number.parse().ok()?;
+    let (digits, sign) = number.strip_prefix('-').map_or((number, 1), |digits| (digits, -1));
+    let value = sign * i32::try_from(decimal(digits)?).ok()?;
     (number != "-0" && min <= value && value <= max).then_some(value)
 }
 
@@ -100,7 +102,7 @@ impl Uuid {
             if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
                 return None;
             }
-            *byte = u8::from_str_radix(pair, 16).ok()?;
+            *byte = u8::try_from(in_radix(pair, 16)?).ok()?;
             rest = rest.get(2..)?;
         }
         rest.is_empty().then_some(Self(bytes))

@@ -13,7 +13,6 @@ use crate::fake::{Disk, FakeKernel, Partition, ext4_superblock};
 use crate::kernel::Errno;
 use crate::volume::QM_VAR;
 
-
 const BOARD: &str = r#"{
     "name": "test",
     "qm": {
@@ -40,7 +39,7 @@ struct Boot {
 /// Everything the child of PID 1 does.
 fn boot(mut kernel: FakeKernel) -> Boot {
     let mut record = Record::new();
-    let mut text = vec![0; board::BOARD_BYTES_MAX + 1];
+    let mut text = vec![0; BOARD_BYTES_MAX + 1];
     let mut json = vec![0; crate::record::JSON_BYTES_MAX];
     mounts(&mut kernel, &mut record);
     let (mut board, accepted) = read_board(&mut kernel, &mut record, &mut text);
@@ -116,12 +115,8 @@ fn all_is_well() {
     assert_eq!(knob("cpu.idle"), "1");
     let min: String = text("/sys/fs/cgroup/host/memory.min");
     assert_eq!(min, "67108864");
-    let wrong: Vec<_> = boot
-        .record
-        .entries
-        .iter()
-        .filter(|entry| entry.outcome != Outcome::Agrees)
-        .collect();
+    let wrong: Vec<_> =
+        boot.record.entries.iter().filter(|entry| entry.outcome != Outcome::Agrees).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     let cgroup2 = boot.kernel.mounts.iter().find(|mount| mount.fstype == "cgroup2").unwrap();
     assert_eq!(cgroup2.data, "nsdelegate,memory_recursiveprot");

@@ -4,6 +4,7 @@ use heapless::{String, Vec};
 
 use super::VolumeError;
 use crate::kernel::{Errno, Kernel, Result};
+use crate::number::decimal;
 use crate::path;
 
 /// A device's name below /dev; the kernel allows 31 bytes (BDEVNAME_SIZE).
@@ -42,7 +43,7 @@ fn is_skipped(name: &str) -> bool {
 fn parse_line(line: &[u8]) -> Option<Name> {
     let mut words = core::str::from_utf8(line).ok()?.split_ascii_whitespace();
     for _ in 0..3 {
-        words.next()?.parse::<u64>().ok()?;
+        decimal(words.next()?)?;
     }
     let name = words.next()?;
     let plain = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
@@ -53,7 +54,9 @@ fn parse_line(line: &[u8]) -> Option<Name> {
 }
 
 /// All devices worth a look, in the kernel's order: a disk, then its partitions.
-pub(super) fn list<K: Kernel>(kernel: &mut K) -> core::result::Result<Vec<Name, DEVICES_MAX>, VolumeError> {
+pub(super) fn list<K: Kernel>(
+    kernel: &mut K,
+) -> core::result::Result<Vec<Name, DEVICES_MAX>, VolumeError> {
     let mut devices = Vec::new();
     let mut line: Vec<u8, LINE_MAX> = Vec::new();
     let mut chunk = [0; CHUNK];
@@ -85,11 +88,11 @@ pub(super) fn partition_number(disk: &str, name: &str) -> Option<u32> {
     let rest = name.strip_prefix(disk)?;
     let digits =
         if disk.ends_with(|c: char| c.is_ascii_digit()) { rest.strip_prefix('p')? } else { rest };
-    // parse() would take a sign.
+    // decimal() would take a sign.
     if !digits.bytes().all(|c| c.is_ascii_digit()) || digits.starts_with('0') {
         return None;
     }
-    digits.parse().ok()
+    u32::try_from(decimal(digits)?).ok()
 }
 
 /// /sys/class/block/NAME/ATTRIBUTE as a number; `None` where it isn't there.
@@ -107,7 +110,7 @@ pub(super) fn attribute<K: Kernel>(
         Err(errno) => return Err(errno),
     };
     let text = text.get(..count).and_then(|text| core::str::from_utf8(text).ok());
-    Ok(text.and_then(|text| text.trim_ascii_end().parse().ok()))
+    Ok(text.and_then(|text| decimal(text.trim_ascii_end())))
 }
 
 /// Fills `buf` from the device; `None` if the device has gone, or hasn't its

@@ -19,25 +19,10 @@ const MAGIC: u16 = 0xef53;
 const DYNAMIC_REVISION: u32 = 1;
 /// Blocks are 1024 << n bytes, n up to this: 64 KiB (EXT4_MAX_BLOCK_LOG_SIZE).
 const LOG_BLOCK_SIZE_MAX: u32 = 6;
-/// s_state: the kernel saw an error (EXT4_ERROR_FS).
-const STATE_ERROR: u16 = 0x2;
 const INCOMPAT_64BIT: u32 = 0x80;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 const CHECKSUM_CRC32C: u8 = 1;
 const CHECKSUM_AT: usize = 0x3fc;
-
-/// A superblock that stands every test a superblock alone allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Superblock {
-    /// UUID of the file system.
-    pub uuid: Uuid,
-    /// Volume name, padded with NUL.
-    pub label: [u8; 16],
-    /// Size of the file system, in bytes.
-    pub size_bytes: u64,
-    /// The kernel noted an error in it; it can be mounted, but wants a check.
-    pub has_errors: bool,
-}
 
 /// Why a device's superblock isn't one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +51,16 @@ pub enum Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Magic(found) => write!(f, "no ext4: magic {found:#06x} instead of {MAGIC:#06x}"),
-            Self::Revision(found) => write!(f, "ext4 revision {found} instead of 1"),
+        match *self {
+            Self::Magic(found) => {
+                write!(
+                    f,
+                    "no ext4: magic {:#06x} instead of {:#06x}",
+                    u32::from(found),
+                    u32::from(MAGIC)
+                )
+            }
+            Self::Revision(found) => write!(f, "ext4 revision {} instead of 1", u64::from(found)),
             Self::Checksum { stored, computed } => {
                 write!(f, "ext4 superblock checksum {stored:#010x} instead of {computed:#010x}")
             }
@@ -80,40 +72,33 @@ impl fmt::Display for Fault {
     }
 }
 
-impl Superblock {
-    /// Reads and checks a superblock.
-    ///
-    /// # Errors
-    /// The first of magic, revision, checksum and geometry that is wrong.
-    pub fn parse(raw: &[u8; BYTES]) -> Result<Self, Fault> {
-        let magic = u16_at(raw, 0x38);
-        if magic != MAGIC {
-            return Err(Fault::Magic(magic));
-        }
-        let revision = u32_at(raw, 0x4c);
-        if revision != DYNAMIC_REVISION {
-            return Err(Fault::Revision(revision));
-        }
-        if u32_at(raw, 0x64) & RO_COMPAT_METADATA_CSUM != 0 {
-            let (stored, computed) = (u32_at(raw, CHECKSUM_AT), crc32c_raw(&raw[..CHECKSUM_AT]));
-            if stored != computed || raw[0x175] != CHECKSUM_CRC32C {
-                return Err(Fault::Checksum { stored, computed });
-            }
-        }
-        let log_block_size = u32_at(raw, 0x18);
-        let high = if u32_at(raw, 0x60) & INCOMPAT_64BIT == 0 { 0 } else { u32_at(raw, 0x150) };
-        let blocks = u64::from(high) << 32 | u64::from(u32_at(raw, 0x4));
-        if log_block_size > LOG_BLOCK_SIZE_MAX || blocks == 0 {
-            return Err(Fault::Geometry);
-        }
-        let size_bytes = blocks.checked_mul(1024 << log_block_size).ok_or(Fault::Geometry)?;
-        Ok(Self {
-            uuid: uuid(raw),
-            label: label(raw),
-            size_bytes,
-            has_errors: u16_at(raw, 0x3a) & STATE_ERROR != 0,
-        })
+/// Checks a superblock, as far as it alone allows; the size of the file system
+/// in bytes.
+///
+/// # Errors
+/// The first of magic, revision, checksum and geometry that is wrong.
+pub fn check(raw: &[u8; BYTES]) -> Result<u64, Fault> {
+    let magic = u16_at(raw, 0x38);
+    if magic != MAGIC {
+        return Err(Fault::Magic(magic));
     }
+    let revision = u32_at(raw, 0x4c);
+    if revision != DYNAMIC_REVISION {
+        return Err(Fault::Revision(revision));
+    }
+    if u32_at(raw, 0x64) & RO_COMPAT_METADATA_CSUM != 0 {
+        let (stored, computed) = (u32_at(raw, CHECKSUM_AT), crc32c_raw(&raw[..CHECKSUM_AT]));
+        if stored != computed || raw[0x175] != CHECKSUM_CRC32C {
+            return Err(Fault::Checksum { stored, computed });
+        }
+    }
+    let log_block_size = u32_at(raw, 0x18);
+    let high = if u32_at(raw, 0x60) & INCOMPAT_64BIT == 0 { 0 } else { u32_at(raw, 0x150) };
+    let blocks = u64::from(high) << 32 | u64::from(u32_at(raw, 0x4));
+    if log_block_size > LOG_BLOCK_SIZE_MAX || blocks == 0 {
+        return Err(Fault::Geometry);
+    }
+    blocks.checked_mul(1024 << log_block_size).ok_or(Fault::Geometry)
 }
 
 /// The UUID in a superblock that need not be sound.

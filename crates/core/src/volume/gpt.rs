@@ -113,11 +113,7 @@ fn parse_header(header: &mut [u8; HEADER_MAX], block_bytes: u64, lba: u64) -> Op
     Some((Table { block_bytes, entries_offset, entries }, u32_at(header, 88)))
 }
 
-fn sum_entries<K: Kernel>(
-    kernel: &mut K,
-    disk: &Name,
-    table: &Table,
-) -> Result<Option<u32>> {
+fn sum_entries<K: Kernel>(kernel: &mut K, disk: &Name, table: &Table) -> Result<Option<u32>> {
     let mut crc = Crc32::new();
     let mut chunk = [0; CHUNK];
     let mut offset = table.entries_offset;

@@ -16,10 +16,10 @@ use core::fmt;
 use heapless::String;
 
 pub use self::devices::{DEVICES_MAX, Name};
-use self::ext4::{Fault, Superblock};
+use self::ext4::Fault;
 use self::gpt::{Entry, SECTOR};
 use crate::board::{Identity, Uuid};
-use crate::kernel::{Errno, Kernel};
+use crate::kernel::{self, Errno, Kernel};
 use crate::{PATH_MAX, path};
 
 /// automotive-image-builder's GPT type for QM's partition:
@@ -33,16 +33,8 @@ pub const QM_VAR: Uuid = Uuid([
 pub struct Volume {
     /// Path of the device, "/dev/vda2".
     pub device: String<PATH_MAX>,
-    /// UUID of the file system.
-    pub fs_uuid: Uuid,
     /// UUID of the GPT entry; `None` on a whole disk or without a GPT.
     pub partition_uuid: Option<Uuid>,
-    /// Label of the file system; what isn't printable ASCII shows as '?'.
-    pub label: String<16>,
-    /// Size of the file system, in bytes.
-    pub size_bytes: u64,
-    /// The kernel noted an error in the file system: it wants a check.
-    pub has_errors: bool,
 }
 
 /// Why no device was found.
@@ -151,67 +143,89 @@ impl fmt::Display for Identity<'_> {
 /// waiting for devices to appear.
 pub fn find<K: Kernel>(kernel: &mut K, identity: &Identity<'_>) -> Result<Volume, VolumeError> {
     let devices = devices::list(kernel)?;
-    let mut search = Search { identity, found: None, hint: None };
-    let mut rest = devices.as_slice();
-    while let Some((disk, after)) = rest.split_first() {
-        let is_partition = |name: &&Name| devices::partition_number(disk, name).is_some();
-        let (partitions, others) = after.split_at(after.iter().take_while(is_partition).count());
-        search.disk(kernel, disk, partitions)?;
-        rest = others;
+    let mut search = Search { identity, found: None, hint: None, error: None };
+    let volume = search.run(kernel, &devices);
+    match (volume, search.error) {
+        (_, Some(error)) => Err(error),
+        (Ok(Some(volume)), None) => Ok(volume),
+        _ => Err(VolumeError::NotFound { hint: search.hint }),
     }
-    match search.found {
-        Some(candidate) => candidate.into_volume(kernel),
-        None => Err(VolumeError::NotFound { hint: search.hint }),
-    }
-}
-
-fn io(device: &Name, errno: Errno) -> VolumeError {
-    VolumeError::Io { device: device.clone(), errno }
 }
 
 struct Candidate {
     name: Name,
     partition_uuid: Option<Uuid>,
-    superblock: Result<Superblock, Fault>,
+    /// Bytes of its file system, if that is sound.
+    filesystem: Result<u64, Fault>,
 }
 
 struct Search<'a> {
     identity: &'a Identity<'a>,
     found: Option<Candidate>,
     hint: Option<Hint>,
+    /// What ended it, see [`Ended`].
+    error: Option<VolumeError>,
 }
 
+/// The search is over: it has its error.
+struct Ended;
+
 impl Search<'_> {
+    fn run<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        devices: &[Name],
+    ) -> Result<Option<Volume>, Ended> {
+        let mut rest = devices;
+        while let Some((disk, after)) = rest.split_first() {
+            let is_partition = |name: &&Name| devices::partition_number(disk, name).is_some();
+            let partitions = after.iter().take_while(is_partition).count();
+            let (partitions, others) = after.split_at_checked(partitions).unwrap_or_default();
+            self.disk(kernel, disk, partitions)?;
+            rest = others;
+        }
+        self.found.take().map(|candidate| self.volume(kernel, candidate)).transpose()
+    }
+
+    fn end(&mut self, error: VolumeError) -> Ended {
+        self.error = Some(error);
+        Ended
+    }
+
+    /// What the kernel answered of a device, if that is no error.
+    fn answer<T>(&mut self, device: &Name, answer: kernel::Result<T>) -> Result<T, Ended> {
+        answer.map_err(|errno| self.end(VolumeError::Io { device: device.clone(), errno }))
+    }
+
     fn disk<K: Kernel>(
         &mut self,
         kernel: &mut K,
         disk: &Name,
         partitions: &[Name],
-    ) -> Result<(), VolumeError> {
-        if partitions.is_empty() {
-            // A table of which the kernel made nothing: if there are bytes of
-            // a superblock beside it, they are left over.
-            if gpt::is_signed(kernel, disk).map_err(|errno| io(disk, errno))? {
-                self.hint.get_or_insert(Hint::Table(disk.clone()));
+    ) -> Result<(), Ended> {
+        let table = if partitions.is_empty() { Ok(None) } else { gpt::read(kernel, disk) };
+        let table = self.answer(disk, table)?;
+        if table.is_none() && self.answer(disk, gpt::is_signed(kernel, disk))? {
+            self.hint.get_or_insert(Hint::Table(disk.clone()));
+            if partitions.is_empty() {
+                // A table of which the kernel made nothing: if there are bytes
+                // of a superblock beside it, they are left over.
                 return Ok(());
             }
-            return self.consider(kernel, disk, None);
         }
-        let table = gpt::read(kernel, disk).map_err(|errno| io(disk, errno))?;
-        if table.is_none() && gpt::is_signed(kernel, disk).map_err(|errno| io(disk, errno))? {
-            self.hint.get_or_insert(Hint::Table(disk.clone()));
+        if partitions.is_empty() {
+            return self.consider(kernel, disk, None);
         }
         for name in partitions {
             let number = devices::partition_number(disk, name);
-            let mut entry = match (&table, number) {
-                (Some(table), Some(number)) => {
-                    table.entry(kernel, disk, number).map_err(|errno| io(disk, errno))?
-                }
-                _ => None,
+            let entry = match (&table, number) {
+                (Some(table), Some(number)) => table.entry(kernel, disk, number),
+                _ => Ok(None),
             };
+            let mut entry = self.answer(disk, entry)?;
             if let Some(found) = &entry {
                 let start = devices::attribute(kernel, name, "start");
-                if start.map_err(|errno| io(name, errno))? != Some(found.start) {
+                if self.answer(name, start)? != Some(found.start) {
                     self.hint.get_or_insert(Hint::Table(disk.clone()));
                     entry = None;
                 }
@@ -226,7 +240,7 @@ impl Search<'_> {
         kernel: &mut K,
         name: &Name,
         entry: Option<&Entry>,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<(), Ended> {
         let is_qm_var = entry.is_some_and(|entry| entry.type_uuid == QM_VAR);
         let partition_uuid = entry.map(|entry| entry.uuid);
         let by_table = match self.identity {
@@ -235,16 +249,19 @@ impl Search<'_> {
             Identity { partition_uuid: wanted, .. } => partition_uuid == *wanted,
         };
         let mut raw = [0; ext4::BYTES];
-        let read = if by_table { devices::read(kernel, name, ext4::OFFSET, &mut raw) } else { Ok(None) };
-        if read.map_err(|errno| io(name, errno))?.is_some() {
-            let superblock = Superblock::parse(&raw);
-            let excused = superblock.is_err() && self.identity.partition_uuid.is_some();
+        let read = match by_table {
+            true => devices::read(kernel, name, ext4::OFFSET, &mut raw),
+            false => Ok(None),
+        };
+        if self.answer(name, read)?.is_some() {
+            let filesystem = ext4::check(&raw);
+            let excused = filesystem.is_err() && self.identity.partition_uuid.is_some();
             if excused || self.matches(&raw, entry) {
                 let second = name.clone();
                 if let Some(Candidate { name: first, .. }) = self.found.take() {
-                    return Err(VolumeError::Ambiguous { first, second });
+                    return Err(self.end(VolumeError::Ambiguous { first, second }));
                 }
-                self.found = Some(Candidate { name: second, partition_uuid, superblock });
+                self.found = Some(Candidate { name: second, partition_uuid, filesystem });
                 return Ok(());
             }
         }
@@ -252,6 +269,24 @@ impl Search<'_> {
             self.hint = Some(Hint::Differs(name.clone()));
         }
         Ok(())
+    }
+
+    fn volume<K: Kernel>(&mut self, kernel: &mut K, candidate: Candidate) -> Result<Volume, Ended> {
+        let Candidate { name, partition_uuid, filesystem } = candidate;
+        let what = match filesystem {
+            Ok(filesystem) => {
+                let sectors = devices::attribute(kernel, &name, "size");
+                let sectors = self.answer(&name, sectors)?;
+                let device = sectors.map_or(u64::MAX, |sectors| sectors.saturating_mul(SECTOR));
+                if filesystem <= device {
+                    let device = self.answer(&name, path(format_args!("/dev/{name}")))?;
+                    return Ok(Volume { device, partition_uuid });
+                }
+                Fault::LargerThanDevice { filesystem, device }
+            }
+            Err(what) => what,
+        };
+        Err(self.end(VolumeError::Corrupt { device: name, what }))
     }
 
     /// Whether the superblock's fields are those wanted.
@@ -262,33 +297,5 @@ impl Search<'_> {
         };
         self.identity.fs_uuid.is_none_or(|wanted| ext4::uuid(raw) == wanted)
             && self.identity.label.is_none_or(is_labelled)
-    }
-}
-
-impl Candidate {
-    fn into_volume<K: Kernel>(self, kernel: &mut K) -> Result<Volume, VolumeError> {
-        let Self { name, partition_uuid, superblock } = self;
-        let corrupt = |what| VolumeError::Corrupt { device: name.clone(), what };
-        let superblock = superblock.map_err(corrupt)?;
-        let filesystem = superblock.size_bytes;
-        let sectors = devices::attribute(kernel, &name, "size");
-        if let Some(sectors) = sectors.map_err(|errno| io(&name, errno))? {
-            let device = sectors.saturating_mul(SECTOR);
-            if filesystem > device {
-                return Err(corrupt(Fault::LargerThanDevice { filesystem, device }));
-            }
-        }
-        let printable = |&byte: &u8| match byte {
-            b' '..=b'~' => char::from(byte),
-            _ => '?',
-        };
-        Ok(Volume {
-            device: path(format_args!("/dev/{name}")).map_err(|errno| io(&name, errno))?,
-            fs_uuid: superblock.uuid,
-            partition_uuid,
-            label: ext4::trimmed(&superblock.label).iter().map(printable).collect(),
-            size_bytes: filesystem,
-            has_errors: superblock.has_errors,
-        })
     }
 }
