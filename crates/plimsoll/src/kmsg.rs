@@ -4,7 +4,7 @@
 use core::fmt::{self, Write as _};
 
 use heapless::Vec;
-use plimsoll_core::kernel::Level;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::OFlags;
 
@@ -12,36 +12,56 @@ use rustix::fs::OFlags;
 /// a console at 80 to 200 columns is read by people.
 const LINE_BYTES: usize = 512;
 
-// The macros of the log crate would keep a place in the source for each line,
-// and look at the level there: 5 KB.
+// The log crate's own macros would keep a place in the source for each line:
+// 5 KB.
 macro_rules! error {
-    ($($line:tt)+) => {
-        crate::kmsg::log(plimsoll_core::kernel::Level::Error, format_args!($($line)+))
-    };
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Error, format_args!($($line)+)) };
 }
 macro_rules! warn {
-    ($($line:tt)+) => {
-        crate::kmsg::log(plimsoll_core::kernel::Level::Warning, format_args!($($line)+))
-    };
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Warn, format_args!($($line)+)) };
 }
 macro_rules! info {
-    ($($line:tt)+) => {
-        crate::kmsg::log(plimsoll_core::kernel::Level::Info, format_args!($($line)+))
-    };
+    ($($line:tt)+) => { crate::kmsg::say(log::Level::Info, format_args!($($line)+)) };
+}
+
+struct Kmsg;
+
+/// Has `log` write to the kernel log.
+pub(crate) fn init() {
+    if log::set_logger(&Kmsg).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
 }
 
 /// Says a line.
-pub(crate) fn log(level: Level, line: fmt::Arguments<'_>) {
-    // Opened each time: a line is rare, and a descriptor held open would stand
-    // in the way of whoever unmounts /dev.
-    let open = |path| crate::linux::open(path, OFlags::WRONLY | OFlags::NONBLOCK);
-    if let Ok(kmsg) = open(c"/dev/kmsg") {
-        // Facility daemon (3 << 3): facility 0 is the kernel's own.
-        let priority = 24 + level as u64;
-        put(kmsg.as_fd(), format_args!("<{priority}>plimsoll: {line}\n"));
-    } else if let Ok(console) = open(c"/dev/console") {
-        put(console.as_fd(), format_args!("plimsoll: {line}\r\n"));
+pub(crate) fn say(level: Level, line: fmt::Arguments<'_>) {
+    log::logger().log(&Record::builder().level(level).args(line).build());
+}
+
+impl Log for Kmsg {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
+
+    fn log(&self, record: &Record<'_>) {
+        let line = record.args();
+        // Opened each time: a line is rare, and a descriptor held open would
+        // stand in the way of whoever unmounts /dev.
+        let open = |path| crate::linux::open(path, OFlags::WRONLY | OFlags::NONBLOCK);
+        if let Ok(kmsg) = open(c"/dev/kmsg") {
+            // Facility daemon (3 << 3): facility 0 is the kernel's own.
+            let priority: u64 = match record.level() {
+                Level::Error => 24 + 3,
+                Level::Warn => 24 + 4,
+                _ => 24 + 6,
+            };
+            put(kmsg.as_fd(), format_args!("<{priority}>plimsoll: {line}\n"));
+        } else if let Ok(console) = open(c"/dev/console") {
+            put(console.as_fd(), format_args!("plimsoll: {line}\r\n"));
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Formats into one buffer and writes it at once: each write is a record.

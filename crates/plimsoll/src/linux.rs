@@ -119,7 +119,12 @@ impl Kernel for Linux {
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
-        crate::kmsg::log(level, line);
+        let level = match level {
+            Level::Error => log::Level::Error,
+            Level::Warning => log::Level::Warn,
+            Level::Info => log::Level::Info,
+        };
+        crate::kmsg::say(level, line);
     }
 }
 

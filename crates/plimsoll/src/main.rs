@@ -17,7 +17,6 @@ mod linux;
 mod pid1;
 mod power;
 mod start;
-
 mod supervisor;
 mod sys;
 
@@ -25,6 +24,7 @@ use core::panic::{Location, PanicInfo};
 
 /// Where `_start` goes on.
 fn main(start: start::Start) -> ! {
+    kmsg::init();
     let name = start.arg(0).unwrap_or_default();
     if rustix::process::getpid().is_init() {
         pid1::run(start)

@@ -14,7 +14,7 @@ use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
 
 use crate::file::File;
-use crate::linux::{Linux, open};
+use crate::linux::{CPath, Linux, c_bytes, open};
 use crate::sys::{self, Fork};
 
 /// From SIGTERM to SIGKILL, in microseconds: 3 s.
@@ -81,16 +81,16 @@ fn unmount_all() {
     for _ in 0..MOUNTS_MAX {
         let Some(target) = last_block_mount() else { break };
         if rustix::mount::unmount(&*target, UnmountFlags::empty()).is_err() {
-            let _ = rustix::mount::mount_remount(&*target, MountFlags::RDONLY, "");
+            let _ = rustix::mount::mount_remount(&*target, MountFlags::RDONLY, c"");
             let _ = rustix::mount::unmount(&*target, UnmountFlags::DETACH);
         }
     }
-    let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, "");
+    let _ = rustix::mount::mount_remount(c"/", MountFlags::RDONLY, c"");
 }
 
 /// The last line of /proc/self/mounts whose device is below /dev and whose
 /// target is not the root. The file is read as a stream: it may be long.
-fn last_block_mount() -> Option<Vec<u8, PATH_MAX>> {
+fn last_block_mount() -> Option<CPath> {
     let mut mounts = File(open(c"/proc/self/mounts", OFlags::RDONLY).ok()?);
     let mut buf = [0; 512];
     let mut line: Vec<u8, 512> = Vec::new();
@@ -114,14 +114,14 @@ fn last_block_mount() -> Option<Vec<u8, PATH_MAX>> {
     }
 }
 
-fn block_target(line: &[u8]) -> Option<Vec<u8, PATH_MAX>> {
+fn block_target(line: &[u8]) -> Option<CPath> {
     let mut words = line.split(|byte| *byte == b' ');
     let device = words.next()?;
     let target = words.next()?;
     if !device.starts_with(b"/dev/") || target == b"/" {
         return None;
     }
-    let mut path = Vec::new();
+    let mut path: Vec<u8, PATH_MAX> = Vec::new();
     let mut rest = target;
     // Blanks and the like are written as three octal digits.
     while let Some((byte, after)) = rest.split_first() {
@@ -135,5 +135,5 @@ fn block_target(line: &[u8]) -> Option<Vec<u8, PATH_MAX>> {
         path.push(byte).ok()?;
         rest = after;
     }
-    Some(path)
+    c_bytes(&path).ok()
 }
