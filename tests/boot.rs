@@ -79,12 +79,13 @@ on_each_board! {
 /// `key value` lines of a guest's output.
 struct Seen {
     text: String,
+    errors: String,
     serial: String,
 }
 
 impl Seen {
     fn new(outcome: &Outcome) -> Self {
-        Self { text: outcome.text(), serial: outcome.serial.clone() }
+        Self { text: outcome.text(), errors: outcome.stderr_text(), serial: outcome.serial.clone() }
     }
 
     /// What follows `key ` on the first line that has it.
@@ -108,6 +109,7 @@ impl Seen {
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "--- the guest printed\n{}", self.text)?;
+        writeln!(f, "--- and as errors\n{}", self.errors)?;
         let ours =
             self.serial.lines().filter(|line| line.contains("plimsoll") || line.contains("oom"));
         writeln!(f, "--- its console, in part")?;
@@ -126,7 +128,8 @@ fn bytes(seen: &Seen, limit: &str) -> String {
 
 /// The record of the boot as the guest printed it after `record `.
 fn record(seen: &Seen) -> Value {
-    let status: Value = serde_json::from_str(seen.get("status")).expect("status is JSON");
+    let status: Value = serde_json::from_str(seen.get("status"))
+        .unwrap_or_else(|error| panic!("status is no JSON: {error}\n{seen}"));
     status["boot"].clone()
 }
 
