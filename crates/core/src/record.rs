@@ -14,9 +14,9 @@ use crate::kernel::{Errno, Kernel, Level};
 /// Entries kept: 48 modules, 8 host cgroups with 2 entries each, about 30 of
 /// the boot's own and 8 faults of a board file fit.
 pub const ENTRIES_MAX: usize = 112;
-/// Bytes of the record as JSON, at most: [`ENTRIES_MAX`] entries of 330 bytes
-/// and the head.
-pub const JSON_BYTES_MAX: usize = 40 * 1024;
+/// Bytes of the record as JSON, at most: [`ENTRIES_MAX`] full entries of 460
+/// bytes and the head, with room for some escapes.
+pub const JSON_BYTES_MAX: usize = 56 * 1024;
 
 /// Version of the record's format.
 pub const VERSION: u8 = 1;
@@ -58,7 +58,7 @@ pub struct Entry {
     /// The file, device or field it is about.
     pub target: String<128>,
     /// The value wanted.
-    pub wanted: String<64>,
+    pub wanted: String<128>,
     /// The value read back, or why there is none.
     pub found: String<96>,
     /// What came of it.

@@ -154,3 +154,50 @@ pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
         if name == key { decimal(value.trim_ascii()) } else { None }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Json, Live, table};
+    use crate::fake::FakeKernel;
+    use crate::record::{Note, Outcome, Record};
+
+    fn answer() -> String {
+        let (mut record, kernel) = (Record::new(), &mut FakeKernel::mounted());
+        for outcome in [Outcome::Agrees, Outcome::Failed] {
+            let (wanted, found) = (format_args!("40%"), format_args!("\"35 %\""));
+            record.note(kernel, &Note { step: "board", target: "qm.max", wanted, found, outcome });
+        }
+        record.entries[1].t_us = 12_000_034;
+        (record.qm_start, record.dropped) = (true, 7);
+        let live = Live {
+            worker: 5,
+            keeper: 6,
+            revivals: 1,
+            drifts: 2,
+            mended: 3,
+            init: "systemd".try_into().unwrap(),
+            qm_current_bytes: 4096,
+            qm_oom_kills: 9,
+        };
+        format!(r#"{{"version":1,"live":{},"boot":{}}}"#, Json(&live), Json(&record))
+    }
+
+    #[test]
+    fn an_answer_becomes_a_table() {
+        let mut text = String::new();
+        let start = table(answer().as_bytes(), &mut |line| text += &line.to_string());
+        assert_eq!(start, Some(true));
+        assert!(text.contains("watch   worker 5, keeper 6, 1 brought back; 2 drifts, 3 mended\n"));
+        assert!(text.contains(" agrees   board qm.max 40%\n"), "{text}");
+        assert!(text.contains("  12.000034 failed   board qm.max \\\"35 %\\\"\n"), "{text}");
+        assert!(text.ends_with("7 steps more did not fit\n"));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_none() {
+        let answer = answer();
+        for text in ["", "{}", r#"{"error":"no status"}"#, &answer[..answer.len() - 1]] {
+            assert_eq!(table(text.as_bytes(), &mut |_| {}), None, "{text}");
+        }
+    }
+}

@@ -36,11 +36,9 @@ fn main(start: start::Start) -> ! {
 }
 
 /// A bug. What follows is hidden behind a pointer: so the compiler sees that no
-/// message is ever read, and leaves out all that makes them, 8 KB; inlined, since
-/// on aarch64 it does not look into calls. The place is enough.
+/// message is ever read, and leaves out all that makes them, 8 KB. The place is
+/// enough.
 #[panic_handler]
-#[allow(unused_attributes, reason = "the lint thinks of other crates; here it counts")]
-#[inline(always)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let bug: fn(Option<&Location<'_>>) -> ! = core::hint::black_box(bug);
     bug(info.location())

@@ -129,8 +129,9 @@ pub(crate) unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) 
     unsafe {
         cfg_if::cfg_if! {
             if #[cfg(target_arch = "x86_64")] {
-                asm!("rep movsb", inout("rcx") n => _, inout("rdi") dest => _,
-                     inout("rsi") src => _, options(nostack, preserves_flags));
+                asm!("rep movsq", "mov {rest}, %rcx", "rep movsb",
+                     inout("rcx") n / 8 => _, inout("rdi") dest => _, inout("rsi") src => _,
+                     rest = in(reg) n % 8, options(att_syntax, nostack, preserves_flags));
             } else {
                 asm!(
                     "b 3f",
@@ -194,19 +195,27 @@ pub(crate) unsafe extern "C" fn memmove(dest: *mut u8, src: *const u8, n: usize)
 /// As C's memset.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn memset(dest: *mut u8, byte: i32, n: usize) -> *mut u8 {
+    let [byte, ..] = byte.to_le_bytes();
+    let eight = u64::from_ne_bytes([byte; 8]);
     // SAFETY: the caller's region is valid for n bytes.
     unsafe {
         cfg_if::cfg_if! {
             if #[cfg(target_arch = "x86_64")] {
-                asm!("rep stosb", inout("rcx") n => _, inout("rdi") dest => _, in("eax") byte,
-                     options(nostack, preserves_flags));
+                asm!("rep stosq", "mov {rest}, %rcx", "rep stosb",
+                     inout("rcx") n / 8 => _, inout("rdi") dest => _, in("rax") eight,
+                     rest = in(reg) n % 8, options(att_syntax, nostack, preserves_flags));
             } else {
                 asm!(
                     "b 3f",
-                    "2: strb {b:w}, [{d}], #1",
+                    "2: str {b}, [{d}], #8",
+                    "sub {n}, {n}, #8",
+                    "3: cmp {n}, #8",
+                    "b.hs 2b",
+                    "b 5f",
+                    "4: strb {b:w}, [{d}], #1",
                     "sub {n}, {n}, #1",
-                    "3: cbnz {n}, 2b",
-                    n = inout(reg) n => _, d = inout(reg) dest => _, b = in(reg) byte,
+                    "5: cbnz {n}, 4b",
+                    n = inout(reg) n => _, d = inout(reg) dest => _, b = in(reg) eight,
                     options(nostack)
                 );
             }
@@ -258,4 +267,14 @@ pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
         len += 1;
     }
     len
+}
+
+/// What the compiler's library for aarch64 asks before it takes the newer
+/// atomic instructions: it is told that the CPU has none, which is always
+/// right. (Without the library's atomics our code would have other target
+/// features than `core`, which keeps the two from being optimised together.)
+#[cfg(target_arch = "aarch64")]
+#[unsafe(no_mangle)]
+extern "C" fn getauxval(_key: u64) -> u64 {
+    0
 }

@@ -252,10 +252,9 @@ impl<T> Once<T> {
     /// The value; `None` from the second call on.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn take(&'static self) -> Option<&'static mut T> {
-        if self.taken.load(Ordering::Relaxed) {
+        if self.taken.swap(true, Ordering::Relaxed) {
             return None;
         }
-        self.taken.store(true, Ordering::Relaxed);
         // SAFETY: the flag was false, so no other reference exists.
         Some(unsafe { &mut *self.value.get() })
     }

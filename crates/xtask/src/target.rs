@@ -20,7 +20,7 @@ use crate::{command, repository};
 pub const PROFILE: &str = "board";
 
 /// Flags of rustc for every architecture.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "-Clinker=rust-lld",
     "-Clinker-flavor=ld.lld",
     // No libraries of a libc.
@@ -34,6 +34,7 @@ const FLAGS: [&str; 10] = [
     // 3 KB, measured; other thresholds than 15 give more.
     "-Clink-arg=--icf=all",
     "-Cllvm-args=-enable-machine-outliner=always -machine-outliner-reruns=3",
+    "-Cllvm-args=-inline-max-stacksize=512",
     "-Cllvm-args=-inline-threshold=15",
 ];
 
@@ -184,10 +185,6 @@ impl Toolchain {
         if self.triple.ends_with("musl") {
             // No start files, which Rust brings along for this libc.
             flags.push("-Clink-self-contained=no".into());
-        }
-        if self.triple.starts_with("aarch64") {
-            // Atomics in place: the library's ask a libc for the CPU's features.
-            flags.push("-Ctarget-feature=-outline-atomics".into());
         }
         if let Some(foreign) = &self.foreign {
             flags.push(format!("--sysroot={}", foreign.library.join("usr").display()));
