@@ -168,7 +168,7 @@ pub struct Note<'a> {
 impl fmt::Display for Note<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.step, self.target, self.outcome.word())?;
-        let wanted = cut::<64>(self.wanted);
+        let wanted = cut::<128>(self.wanted);
         let found = cut::<96>(self.found);
         match self.outcome {
             Outcome::Agrees if wanted.is_empty() => Ok(()),

@@ -20,6 +20,8 @@ pub fn quick(steps: Steps) -> Result<()> {
     run(steps, "rustfmt", cargo(&["fmt", "--all", "--check"]))?;
     let lints = ["clippy", "--package=plimsoll-core", "--package=xtask", "--all-targets"];
     run(steps, "clippy", cargo(&[&lints[..], &["--", "-Dwarnings"]].concat()))?;
+    let lints = ["clippy", "--package=xtask", "--test=boot", "--", "-Dwarnings"];
+    run(steps, "clippy of the scenarios", cargo(&lints))?;
     for arch in Arch::ALL {
         let toolchain = Toolchain::find(arch, steps)?;
         // Debian's compiler, the last resort, comes without clippy.
