@@ -96,11 +96,11 @@ pub fn read_board<'a, K: Kernel>(
     text: &'a mut [u8],
 ) -> (Board<'a>, bool) {
     record.board = board_path(kernel);
-    let path = &record.board.clone();
-    let read = match kernel.read_at(path, 0, text) {
+    let path = record.board.clone();
+    let read = match kernel.read_at(&path, 0, text) {
         Ok(read) => read,
         Err(errno) => {
-            failed(kernel, record, "board", path, errno);
+            failed(kernel, record, "board", &path, errno);
             0
         }
     };
@@ -119,8 +119,11 @@ pub fn read_board<'a, K: Kernel>(
             },
         );
     }
+    if faults.more() > 0 {
+        let more: String<32> = cut(format_args!("{} faults more", u64::from(faults.more())));
+        noted(kernel, record, "board", &path, Outcome::Failed, &more);
+    }
     if faults.is_empty() {
-        let path = record.board.clone();
         noted(kernel, record, "board", &path, Outcome::Agrees, "");
     }
     (board, faults.is_empty())
@@ -246,7 +249,11 @@ pub fn limits<'a, K: Kernel>(
     } else if !fence || refused {
         fall_back(kernel, record, board, &facts);
     } else {
-        let reason = if accepted { "its limits are in force" } else { "board file refused" };
+        let reason = if accepted {
+            "its limits are in force"
+        } else {
+            "the board file was refused: the fallback is in force"
+        };
         record.qm_start = true;
         record.qm_reason = cut(format_args!("{reason}"));
     }

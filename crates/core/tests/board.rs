@@ -11,7 +11,13 @@ use plimsoll_core::board::{
     Restart, Side, Uuid,
 };
 use plimsoll_core::limit::{Limit, Memory};
-use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
+
+#[path = "board/hostile.rs"]
+mod hostile;
+#[path = "board/mistakes.rs"]
+mod mistakes;
+
+use mistakes::MISTAKES;
 
 const EVERY_KEY: &str = include_str!("board/every-key.json");
 /// What the table of mistakes checks to still count.
@@ -51,99 +57,6 @@ fn document(path: &str, value: &str) -> String {
         None => format!(r#"{{"{part}": {value}}}"#),
     })
 }
-
-/// Members, the path at fault, its value, part of what is allowed.
-#[rustfmt::skip]
-const MISTAKES: &[(&str, &str, &str, &str)] = &[
-    (r#""qn": {}"#, "qn", "{", "a key of boards/README.md"),
-    (r#""": 1"#, "\"\"", "1", "a key of"),
-    (r#""qm.cgroup": "/a""#, "\"qm.cgroup\"", "\"/a\"", "a key of"),
-    (r#""qm": {"memory_limit": {"maximum": "40%"}}"#, "qm.memory_limit.maximum", "\"40%\"", "a key of"),
-    (r#""image": {"partitions": {"var_qn": {"size": "1 GiB"}}}"#, "image.partitions.var_qn", "{", "a key of"),
-    (r#""qm": []"#, "qm", "[", "an object"),
-    (r#""qm": null"#, "qm", "null", "an object"),
-    (r#""qm": {"oom_group": 1}"#, "qm.oom_group", "1", "true or false"),
-    (r#""modules": "virtio""#, "modules", "\"virtio\"", "at most 48"),
-    (r#""modules": ["virtio", 1]"#, "modules[1]", "1", "a name such as"),
-    (r#""modules": ["virtio-blk"]"#, "modules[0]", "\"virtio-blk\"", "with underscores"),
-    (r#""qm": {"oom_group": true, "oom_group": true}"#, "qm.oom_group", "true", "each key once"),
-    (r#""qm": {"memory_limit": {"max": "40 %"}}"#, "qm.memory_limit.max", "\"40 %\"", "above 0: `N%`"),
-    (r#""qm": {"memory_limit": {"max": " 40%"}}"#, "qm.memory_limit.max", "\" 40%\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": "101%"}}"#, "qm.memory_limit.max", "\"101%\"", "up to 100 %"),
-    (r#""qm": {"memory_limit": {"max": "0"}}"#, "qm.memory_limit.max", "\"0\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": "0%"}}"#, "qm.memory_limit.max", "\"0%\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": ""}}"#, "qm.memory_limit.max", "\"\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": "banana"}}"#, "qm.memory_limit.max", "\"banana\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": "2 GiB"}}"#, "qm.memory_limit.max", "\"2 GiB\"", "B K M G T P E"),
-    (r#""qm": {"memory_limit": {"max": 40}}"#, "qm.memory_limit.max", "40", "above 0"),
-    (r#""qm": {"memory_limit": {"high": "0B"}}"#, "qm.memory_limit.high", "\"0B\"", "above 0"),
-    (r#""qm": {"memory_limit": {"max": "40%", "high": "40.01%"}}"#, "qm.memory_limit.high", "\"40.01%\"", "not above qm.memory_limit.max"),
-    (r#""qm": {"memory_limit": {"max": "1G", "high": "1025M"}}"#, "qm.memory_limit.high", "\"1025M\"", "not above"),
-    (r#""qm": {"memory_limit": {"high": "35%"}}"#, "qm.memory_limit.high", "\"35%\"", "not above"),
-    (r#""qm": {"memory_limit": {"low": "-1"}}"#, "qm.memory_limit.low", "\"-1\"", "`infinity`"),
-    (r#""qm": {"fallback_max": "infinity"}"#, "qm.fallback_max", "\"infinity\"", "above 0"),
-    (r#""qm": {"cpu_weight": 0}"#, "qm.cpu_weight", "0", "1 to 10000"),
-    (r#""qm": {"cpu_weight": 10001}"#, "qm.cpu_weight", "10001", "1 to 10000"),
-    (r#""qm": {"cpu_weight": 1.5}"#, "qm.cpu_weight", "1.5", "1 to 10000"),
-    (r#""qm": {"cpu_weight": "lazy"}"#, "qm.cpu_weight", "\"lazy\"", "`idle`"),
-    (r#""qm": {"pids_max": 0}"#, "qm.pids_max", "0", "`max`"),
-    (r#""qm": {"oom_score_adj": 1001}"#, "qm.oom_score_adj", "1001", "0 to 1000"),
-    (r#""qm": {"oom_score_adj": -0}"#, "qm.oom_score_adj", "-0", "0 to 1000"),
-    (r#""qm": {"oom_score_adj": 99999999999}"#, "qm.oom_score_adj", "99999999999", "0 to 1000"),
-    (r#""host": {"oom_score_adj": -1001}"#, "host.oom_score_adj", "-1001", "-1000 to 1000"),
-    (r#""handoff": {"oom_score_adj": 1e3}"#, "handoff.oom_score_adj", "1e3", "-1000 to 1000"),
-    (r#""qm": {"on_limit_failure": "ignore"}"#, "qm.on_limit_failure", "\"ignore\"", "`hold`"),
-    (r#""qm": {"cgroup": "/"}"#, "qm.cgroup", "\"/\"", "a path such as"),
-    (r#""qm": {"cgroup": "qm"}"#, "qm.cgroup", "\"qm\"", "a path such as"),
-    (r#""qm": {"cgroup": "/a/../b"}"#, "qm.cgroup", "\"/a/../b\"", "a path such as"),
-    (r#""qm": {"cgroup": "/a//b"}"#, "qm.cgroup", "\"/a//b\"", "a path such as"),
-    (r#""qm": {"cgroup": "/a/"}"#, "qm.cgroup", "\"/a/\"", "a path such as"),
-    (r#""qm": {"cgroup": "/plimsoll/qm"}"#, "qm.cgroup", "\"/plimsoll/qm\"", "not `/plimsoll`"),
-    (r#""qm": {"cgroup": "/system.slice/qm"}"#, "qm.cgroup", "\"/system.slice/qm\"", "neither in nor above"),
-    (r#""qm": {"cgroup": "/a"}, "host": {"cgroups": ["/b", "/a/b"]}"#, "qm.cgroup", "\"/a\"", "neither in nor above"),
-    (r#""host": {"cgroups": ["/qm.service"]}"#, "host.cgroups", "[\"/qm.service\"]", "neither in nor above"),
-    (r#""host": {"cgroups": ["/b", "/plimsoll"]}"#, "host.cgroups[1]", "\"/plimsoll\"", "not `/plimsoll`"),
-    (r#""image": {"cg_memory_min": "64M"}"#, "image.cg_memory_min", "\"64M\"", "KiB"),
-    (r#""image": {"cg_memory_min": "0 MiB"}"#, "image.cg_memory_min", "\"0 MiB\"", "above 0"),
-    (r#""image": {"image_size": 8589934592}"#, "image.image_size", "8589934592", "above 0"),
-    (r#""image": {"image_size": "99999999999 GiB"}"#, "image.image_size", "\"99999999999 GiB\"", "TiB"),
-    (r#""image": {"partitions": {"var_qm": {}}}"#, "image.partitions.var_qm", "{}", "one of relative_size, size"),
-    (r#""image": {"partitions": {"var_qm": {"external": false}}}"#, "image.partitions.var_qm", "{\"external\": false}", "one of"),
-    (r#""image": {"partitions": {"var_qm": {"relative_size": 1}}}"#, "image.partitions.var_qm.relative_size", "1", "below 1"),
-    (r#""image": {"partitions": {"var_qm": {"relative_size": 1e-1}}}"#, "image.partitions.var_qm.relative_size", "1e-1", "nine decimals"),
-    (r#""image": {"partitions": {"var_qm": {"relative_size": -0.1}}}"#, "image.partitions.var_qm.relative_size", "-0.1", "0 to below 1"),
-    (r#""image": {"partitions": {"var_qm": {"relative_size": "10%"}}}"#, "image.partitions.var_qm.relative_size", "\"10%\"", "0 to below 1"),
-    (r#""image": {"partitions": {"var_qm": {"relative_size": 0.1, "size": "1 GiB"}}}"#, "image.partitions.var_qm.relative_size", "0.1", "one of"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "size": "1 GiB"}}}"#, "image.partitions.var_qm.external", "true", "one of"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "relative_size": 0.1}}}"#, "image.partitions.var_qm.external", "true", "one of"),
-    (r#""image": {"partitions": {"var": {"relative_size": 0.1, "size": "1 GiB"}}}"#, "image.partitions.var.relative_size", "0.1", "one of"),
-    (r#""image": {"partitions": {"var": {"relative_size": 0.7}, "var_qm": {"relative_size": 0.7}}}"#, "image.partitions.var_qm.relative_size", "0.7", "less than image_size"),
-    (r#""image": {"image_size": "1001 MB", "partitions": {"var": {"relative_size": 0.5}, "var_qm": {"relative_size": 0.5}}}"#, "image.partitions.var_qm.relative_size", "0.5", "less than image_size"),
-    (r#""image": {"partitions": {"var_qm": {"size": "8 GiB"}}}"#, "image.partitions.var_qm.size", "\"8 GiB\"", "less than image_size"),
-    (r#""image": {"partitions": {"var": {"size": "9 GiB"}}}"#, "image.partitions.var.size", "\"9 GiB\"", "less than image_size"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "uuid": "c36a70ca"}}}"#, "image.partitions.var_qm.uuid", "\"c36a70ca\"", "a UUID"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "uuid": "zzzzzzzz-8827-4e0e-977e-7179ccfe0e65"}}}"#, "image.partitions.var_qm.uuid", "\"zzzzzzzz-8827-4e0e-977e-7179ccfe0e65\"", "a UUID"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "fs_uuid": "00000000-0000-0000-0000-000000000000"}}}"#, "image.partitions.var_qm.fs_uuid", "\"00000000-0000-0000-0000-000000000000\"", "not all zeros"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "label": "12345678901234567890123456789012345678901"}}}"#, "image.partitions.var_qm.label", "\"123456789012345678901234567890123456...", "36 UTF-16 units"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "fstype": "xfs"}}}"#, "image.partitions.var_qm.fstype", "\"xfs\"", "`ext4`"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "noatime,suid"}}}"#, "image.partitions.var_qm.options", "\"noatime,suid\"", "not dev, suid"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "dev"}}}"#, "image.partitions.var_qm.options", "\"dev\"", "not dev, suid"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "remount"}}}"#, "image.partitions.var_qm.options", "\"remount\"", "remount"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "options": "ro,,noexec"}}}"#, "image.partitions.var_qm.options", "\"ro,,noexec\"", "mount options"),
-    (r#""image": {"partitions": {"var_qm": {"external": true, "wait_secs": 31}}}"#, "image.partitions.var_qm.wait_secs", "31", "0 to 30"),
-    (r#""handoff": {"init": "sbin/init"}"#, "handoff.init", "\"sbin/init\"", "an absolute path"),
-    (r#""payloads": [1]"#, "payloads[0]", "1", "an object"),
-    (r#""payloads": [{}, {"name": "a", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "", "name, side and command"),
-    (r#""payloads": [{"name": "a", "side": "host"}]"#, "payloads[0].command", "", "name, side and command"),
-    (r#""payloads": [{"name": "a/b", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "\"a/b\"", "letters"),
-    (r#""payloads": [{"name": "memory.max", "side": "host", "command": ["/a"]}]"#, "payloads[0].name", "\"memory.max\"", "letters"),
-    (r#""payloads": [{"name": "a", "side": "both", "command": ["/a"]}]"#, "payloads[0].side", "\"both\"", "`qm`"),
-    (r#""payloads": [{"name": "a", "side": "qm", "command": []}]"#, "payloads[0].command", "[]", "1 to 16"),
-    (r#""payloads": [{"name": "a", "side": "qm", "command": ["sh"]}]"#, "payloads[0].command", "[\"sh\"]", "absolute path"),
-    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"], "oom_score_adj": -1}]"#, "payloads[0].oom_score_adj", "-1", "0 to 1000"),
-    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"], "restart_max": 61}]"#, "payloads[0].restart_max", "61", "0 to 60"),
-    (r#""payloads": [{"name": "a", "side": "qm", "command": ["/a"]}, {"name": "a", "side": "host", "command": ["/b"]}]"#, "payloads[1].name", "\"a\"", "no other payload"),
-];
 
 #[test]
 fn each_mistake_is_named_and_the_rest_counts() {
@@ -476,89 +389,4 @@ fn the_readme_has_the_table() {
     }
     let example = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     accepted(example, |_| ());
-}
-
-/// An edit of a text: at which share of it, how many bytes go, what comes.
-type Edit = (proptest::sample::Index, usize, Vec<u8>);
-
-fn edit() -> impl Strategy<Value = Edit> {
-    let pieces = [
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        ":",
-        "\"",
-        "\\",
-        "\n",
-        " ",
-        "null",
-        "true",
-        "-0",
-        "0",
-        "1e5",
-        "0.5",
-        "99999999999999999999",
-        "\"\"",
-        "\"\":0,",
-        "\"size\": \"1 GiB\",",
-        "\"qm\": {},",
-        "\"x\": [1, {}],",
-        "\"name\": \"a\",",
-        "\u{e9}",
-        "\u{7f}",
-        "\0",
-        "..",
-    ];
-    let come = prop_oneof![
-        Just(Vec::new()),
-        any::<u8>().prop_map(|byte| vec![byte]),
-        proptest::sample::select(pieces.to_vec()).prop_map(|piece| piece.as_bytes().to_vec()),
-    ];
-    (any::<proptest::sample::Index>(), 0..4_usize, come)
-}
-
-fn edited(text: &str, edits: Vec<Edit>) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    for (at, go, come) in edits {
-        let at = at.index(bytes.len() + 1);
-        let end = (at + go).min(bytes.len());
-        bytes.splice(at..end, come);
-    }
-    bytes
-}
-
-fn is_sound(text: &[u8]) -> bool {
-    read(text, |_, faults| faults.is_empty())
-}
-
-fn is_json(text: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(text).is_ok()
-}
-
-proptest! {
-    #![proptest_config(proptest::test_runner::Config::with_cases(4096))]
-
-    #[test]
-    fn any_edit_is_read_alike_by_both_decoders(
-        edits in proptest::collection::vec(edit(), 1..6),
-    ) {
-        let bytes = edited(EVERY_KEY, edits);
-        prop_assert!(!is_sound(&bytes) || is_json(&bytes));
-    }
-
-    #[test]
-    fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(!is_sound(&bytes) || is_json(&bytes));
-    }
-}
-
-#[test]
-fn no_truncation_is_accepted() {
-    let whole = EVERY_KEY.trim_end();
-    for end in 0..whole.len() {
-        assert!(!is_sound(&whole.as_bytes()[..end]), "{end}");
-    }
-    assert!(is_sound(whole.as_bytes()));
 }
