@@ -7,7 +7,7 @@ use heapless::CString;
 use plimsoll_core::PATH_MAX;
 use plimsoll_core::kernel::{Errno, Kernel, Level, Mount, MountFlags, Result};
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxAttributes, StatxFlags};
 use rustix::mount::MountFlags as RawFlags;
 
 use crate::sys;
@@ -91,15 +91,18 @@ impl Kernel for Linux {
     }
 
     fn is_mount_point(&mut self, path: &str) -> Result<bool> {
-        let path = c_path(path)?;
-        let flags = AtFlags::NO_AUTOMOUNT;
-        let stat = rustix::fs::statx(rustix::fs::CWD, &*path, flags, StatxFlags::empty())
-            .map_err(errno)?;
-        // Kernels before 5.8 do not tell.
-        if !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
-            return Err(Errno(95));
+        let stat = |path: &CStr| {
+            let flags = AtFlags::NO_AUTOMOUNT;
+            rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).map_err(errno)
+        };
+        let here = stat(&c_path(path)?)?;
+        if here.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+            return Ok(here.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
         }
-        Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        // Kernels before 5.8 do not tell: another device than the parent's does.
+        let parent = stat(&c_path(&plimsoll_core::path(format_args!("{path}/.."))?)?)?;
+        let device = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(device(&here) != device(&parent))
     }
 
     fn mount(&mut self, mount: &Mount<'_>) -> Result<()> {
