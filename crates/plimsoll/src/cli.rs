@@ -78,7 +78,10 @@ fn load<'a>(path: &str, text: &'a mut [u8]) -> (board::Board<'a>, bool) {
     let mut faults = Faults::default();
     let board = board::read(text, board::decode_core, &mut faults);
     for fault in faults.iter() {
-        put(STDERR, format_args!("{path}: {fault}\n"));
+        put(STDERR, format_args!("{path}:{fault}\n"));
+    }
+    if faults.more() > 0 {
+        put(STDERR, format_args!("{path}: {} faults more\n", u64::from(faults.more())));
     }
     (board, faults.is_empty())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use plimsoll_core::board::{self, Board, Fault, Faults, Identity, Uuid};
+use plimsoll_core::board::{self, Board, Faults, Identity, Uuid};
 
 use crate::arch::Arch;
 use crate::disk::{Disk, VarQm};
@@ -78,10 +78,7 @@ pub fn check(path: &Path) -> Result<()> {
 
 fn describe(path: &Path, faults: &Faults) -> String {
     let path = path.display();
-    let mut lines = Vec::new();
-    for Fault { path: key, value, allowed, line, column } in faults.iter() {
-        lines.push(format!("{path}:{line}:{column}: {key}: {value}: allowed is {allowed}"));
-    }
+    let mut lines: Vec<_> = faults.iter().map(|fault| format!("{path}:{fault}")).collect();
     if faults.more() > 0 {
         lines.push(format!("{path}: {} faults more", faults.more()));
     }

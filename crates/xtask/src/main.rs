@@ -148,7 +148,10 @@ fn run(command: Command) -> Result<ExitCode> {
             test::budgets(kernel, Steps::Shown)?;
         }
         Command::Deny => deny::check()?,
-        Command::Check { file } => board::check(&file)?,
+        Command::Check { file } => {
+            board::check(&file)?;
+            println!("{}: accepted", file.display());
+        }
         Command::Install => install::for_boards(&Arch::ALL, Steps::Shown)?,
     }
     Ok(ExitCode::SUCCESS)
