@@ -21,6 +21,8 @@ for of in 1 self; do
     echo "$of.sched $(cut -d' ' -f18,19,40,41 /proc/$of/stat)"
     echo "$of.fds $(ls -l /proc/$of/fd | grep -c plimsoll)"
 done
+# What the kernel gives PID 1 is what it gave its own second thread.
+echo "kernel.limits $(md5sum </proc/2/limits)"
 echo "fds $(ls /proc/1/fd | tr '\n' ' ')"
 set -- $(supervisors)
 echo "supervisors $#"
@@ -58,6 +60,7 @@ echo "supervisors_after_term $(supervisors | wc -l)"
         // Priority 20, nice 0, no real-time priority, policy OTHER.
         seen.expect(&format!("{of}.sched"), "20 0 0 0");
         seen.expect(&format!("{of}.fds"), 0);
+        seen.expect(&format!("{of}.limits"), seen.get("kernel.limits"));
     }
     seen.expect("supervisors", 2);
     seen.expect("supervisor_score", -1000);

@@ -214,11 +214,16 @@ pub(crate) fn limits_in_percent_at_1_gib(on: On) {
     set(&mut board, &["qm", "pids_max"], json!(77));
     set(&mut board, &["qm", "oom_score_adj"], json!(321));
     set(&mut board, &["host", "oom_score_adj"], json!(-900));
+    set(&mut board, &["mend_drift"], json!(false));
     let script = format!(
         "{LOOK} qm_up; look
          knob weight /sys/fs/cgroup/qm/cpu.weight
          knob host_score /proc/self/oom_score_adj
-         echo \"qm_score $(in-qm cat /proc/self/oom_score_adj)\""
+         echo \"qm_score $(in-qm cat /proc/self/oom_score_adj)\"
+         # Drift is reported, as the board file says, not mended.
+         echo max >/sys/fs/cgroup/qm/memory.high; sleep 2.5
+         knob drifted /sys/fs/cgroup/qm/memory.high
+         echo \"drifts $(plimsoll status --json | sed 's/.*\\\"drifts\\\":\\([0-9]*\\).*/\\1/')\""
     );
     let outcome = on.guest().memory("1G").board_json(&board).run(&script).unwrap();
     let seen = Seen::new(&outcome);
@@ -233,6 +238,8 @@ pub(crate) fn limits_in_percent_at_1_gib(on: On) {
     seen.expect("weight", 50);
     seen.expect("qm_score", 321);
     seen.expect("host_score", -900);
+    seen.expect("drifted", "max");
+    seen.expect("drifts", 1);
     seen.expect("qm", "start");
 }
 
