@@ -278,3 +278,16 @@ pub(crate) unsafe extern "C" fn strlen(string: *const u8) -> usize {
 extern "C" fn getauxval(_key: u64) -> u64 {
     0
 }
+
+/// What a distribution's build of the same library refers to, in a constructor
+/// that nothing runs here.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(no_mangle)]
+static __stack_chk_guard: usize = 0;
+
+/// See [`__stack_chk_guard`].
+#[cfg(target_arch = "aarch64")]
+#[unsafe(no_mangle)]
+extern "C" fn __stack_chk_fail() -> ! {
+    crate::sys::exit(101)
+}
