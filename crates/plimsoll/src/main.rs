@@ -14,6 +14,7 @@ mod cli;
 mod file;
 mod init;
 mod linux;
+mod pair;
 mod pid1;
 mod power;
 mod start;

@@ -24,12 +24,12 @@ use rustix::io::FdFlags;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use crate::linux::{Linux, c_path, errno, open};
+use crate::pair::Pair;
 use crate::pid1::{READY, timespec};
 use crate::start::Start;
-use crate::sys::{self, Fork};
+use crate::sys;
 
 /// Where commands reach the supervisor.
 pub(crate) const SOCKET_PATH: &CStr = c"/run/plimsoll/control.sock";
@@ -43,10 +43,6 @@ const CLIENTS_MAX: usize = 4;
 const CLIENT_US: u64 = 1_000_000;
 /// Connections that may wait.
 const BACKLOG: i32 = 8;
-/// Revivals in a window; whoever kills faster waits for the next one.
-const REVIVALS_MAX: u32 = 16;
-/// The window, in microseconds.
-const REVIVAL_WINDOW_US: u64 = 60_000_000;
 
 /// Puts this process, the supervisor to be, out of harm's way.
 pub(crate) fn protect(record: &mut Record) {
@@ -118,10 +114,6 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
     if let Err(errno) = &listener {
         error!("control socket: {errno}");
     }
-    // From here on a request is answered, if not at once.
-    if let Some(to_pid1) = to_pid1 {
-        let _ = rustix::io::write(to_pid1, &[READY]);
-    }
     let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { sys::exit(1) };
     let read = kernel.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
     let text = text.get_mut(..read).unwrap_or_default();
@@ -129,7 +121,11 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
     let facts = Facts::gather(kernel);
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
-    let mut pair = Pair { peer: None, revivals: 0, window_begin_us: 0, in_window: 0 };
+    // What the next init changes from here on is seen, and a request answered.
+    if let Some(to_pid1) = to_pid1 {
+        let _ = rustix::io::write(to_pid1, &[READY]);
+    }
+    let mut pair = Pair::default();
     let mut worker = Worker { watch, listener: listener.ok(), answer, qm_cgroup: board.qm.cgroup };
     let mut role = Role::Worker;
     loop {
@@ -148,56 +144,6 @@ fn leave_console() {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
-    }
-}
-
-/// The other process, and how often one was brought back.
-struct Pair {
-    peer: Option<(Pid, OwnedFd)>,
-    revivals: u32,
-    window_begin_us: u64,
-    in_window: u32,
-}
-
-impl Pair {
-    /// Makes a new peer; in the new process its parent is the peer, and true.
-    fn revive(&mut self, now: u64) -> bool {
-        if now.saturating_sub(self.window_begin_us) >= REVIVAL_WINDOW_US {
-            (self.window_begin_us, self.in_window) = (now, 0);
-        }
-        if self.in_window >= REVIVALS_MAX {
-            return false;
-        }
-        self.in_window += 1;
-        let me = rustix::process::getpid();
-        match sys::fork() {
-            Ok(Fork::Child) => {
-                self.watch(me);
-                true
-            }
-            Ok(Fork::Parent(pid)) => {
-                self.watch(pid);
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn watch(&mut self, pid: Pid) {
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
-        self.peer = pidfd.ok().map(|fd| (pid, fd));
-    }
-
-    /// The peer has ended: says so, and reaps it if it was a child.
-    fn lost(&mut self, name: &str) {
-        if let Some((pid, _)) = self.peer.take() {
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
-            self.revivals = self.revivals.saturating_add(1);
-            warn!(
-                "supervisor: the {name} ({}) ended: brought back",
-                i64::from(pid.as_raw_nonzero().get())
-            );
-        }
     }
 }
 
