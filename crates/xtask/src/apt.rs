@@ -11,10 +11,6 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::{cache, command};
 
-/// The archive that is asked where the machine's own sources name none.
-const DEFAULT_URI: &str = "http://deb.debian.org/debian";
-/// Its keyring, in the package debian-archive-keyring.
-const DEFAULT_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Names that tell Debian's archive from others in the machine's sources.
 const DEBIAN_SUITES: [&str; 8] =
     ["stable", "testing", "unstable", "bullseye", "bookworm", "trixie", "forky", "sid"];
@@ -47,7 +43,8 @@ impl Apt {
         fs::write(dir.join("status"), "")?;
         let apt = Self { dir, arch };
         let own = own_sources();
-        let main = own.iter().find(|s| s.has_suite("")).cloned().unwrap_or_else(Source::default);
+        let main = own.iter().find(|s| s.has_suite(""));
+        let main = main.context("apt's sources in /etc/apt name no archive of Debian: add one")?;
         let security = own.iter().find(|s| s.has_suite("-security")).filter(|_| suite != "sid");
 
         let plain = main.stanza(suite, arch);
@@ -122,13 +119,6 @@ struct Source {
     suites: Vec<String>,
     /// A keyring's path, or the key itself.
     signed_by: Option<String>,
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        let signed_by = Some(DEFAULT_KEYRING.into());
-        Self { uri: DEFAULT_URI.into(), suites: Vec::new(), signed_by }
-    }
 }
 
 impl Source {
