@@ -213,7 +213,7 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
         for source in wait(worker, pair, &clients, next_look.saturating_sub(now)) {
             match source {
                 Source::Peer => pair.lost("keeper"),
-                Source::Listener => worker.accept(&mut clients, now),
+                Source::Listener => worker.accept(&mut clients),
                 Source::Client(at) => {
                     if let Some(client) = clients.get_mut(at).and_then(Option::take) {
                         worker.serve(&client.socket, pair);
@@ -266,7 +266,7 @@ fn listen() -> Result<OwnedFd, Errno> {
 }
 
 impl Worker<'_> {
-    fn accept(&self, clients: &mut [Option<Client>], now: u64) {
+    fn accept(&self, clients: &mut [Option<Client>]) {
         let Some(listener) = &self.listener else { return };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(socket) = rustix::net::accept_with(listener, flags) else { return };
@@ -275,7 +275,9 @@ impl Worker<'_> {
             return;
         }
         if let Some(free) = clients.iter_mut().find(|client| client.is_none()) {
-            *free = Some(Client { socket, deadline_us: now.saturating_add(CLIENT_US) });
+            // Its time begins now, not when the poll before it did.
+            let deadline_us = sys::now_us().saturating_add(CLIENT_US);
+            *free = Some(Client { socket, deadline_us });
         }
     }
 
