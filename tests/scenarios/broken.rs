@@ -139,9 +139,11 @@ pub(crate) fn the_boot_itself_is_killed(on: On) {
              until [ $killed ]; do
                  for dir in /proc/[0-9]*; do
                      set -- $(cat $dir/stat 2>/dev/null)
-                     [ \"$2 $4\" = '(init) 1' ] && [ $3 != Z ] && kill -9 $1 && killed=yes
+                     [ \"$2 $4\" = '(init) 1' ] && [ $1 != \"$killed_before\" ] || continue
+                     kill -9 $1 && killed=$1 && break
                  done
              done
+             killed_before=$killed
          done) &",
         Some([]),
     );
