@@ -140,7 +140,6 @@ echo "read_status $?"
 echo "high_events $(event high)"
 echo "used_at_high $(used)"
 echo "high_mib $(($(cat /sys/fs/cgroup/qm/memory.high) >> 20))"
-echo "at $(cut -d' ' -f1 /proc/uptime)"
 # What can't be reclaimed is throttled, not killed.
 job=$(in-qm -b load eat 80 60)
 sleep 4
@@ -150,13 +149,11 @@ for pid in $(cat /sys/fs/cgroup/qm/app/cgroup.procs); do
     [ "$(cat /proc/$pid/comm)" = load ] && kill -9 $pid
 done
 
-echo "at $(cut -d' ' -f1 /proc/uptime)"
 # 60 processes want 90 % of memory: QM is killed inside, at its max.
 in-qm "for i in \$(seq 60); do load eat $((mib * 9 / 600)) & done; wait" >/dev/null 2>&1
 echo "eat_status $?"
 qm_up
 echo "kills $(event oom_kill)"
-echo "at $(cut -d' ' -f1 /proc/uptime)"
 # Files in a tmpfs are QM's as well, and stay its when it is gone.
 in-qm 'mkdir -p /run/fill; mount -t tmpfs -o size=100% none /run/fill
     for i in $(seq 60); do dd if=/dev/zero of=/run/fill/$i bs=256K 2>/dev/null & done; wait' >/dev/null 2>&1
@@ -164,7 +161,6 @@ echo "fill_status $?"
 for i in $(seq 50); do umount /run/fill 2>/dev/null && break; sleep 0.1; done
 qm_up
 echo "kills_after_fill $(event oom_kill)"
-echo "at $(cut -d' ' -f1 /proc/uptime)"
 # A fork bomb ends at pids.max; the host still forks.
 echo "fork $(in-qm load fork 100000)"
 qm_up

@@ -11,8 +11,8 @@ pub(crate) fn var_qm_full(on: On) {
     let script = format!(
         r#"{LOOK} qm_up; look
 echo "fill $(in-qm 'dd if=/dev/zero of=/var/qm/f bs=1M' 2>&1 | grep -c 'No space left')"
-mkdir /tmp/root; mount -t ext4 /dev/vda2 /tmp/root
-dd if=/dev/zero of=/tmp/root/f bs=1M count=64 2>/dev/null && echo "host writes"
+mkdir /tmp/host; mount -t ext4 /dev/vda2 /tmp/host
+dd if=/dev/zero of=/tmp/host/f bs=1M count=64 2>/dev/null && echo "host writes"
 echo "free $(df -k /var/qm | awk 'END {{ print $4 }}')"
 "#
     );

@@ -38,6 +38,16 @@ pub struct Budget {
 }
 
 impl Budget {
+    fn of(
+        owner: &impl std::fmt::Display,
+        what: &str,
+        allowed: u64,
+        measured: u64,
+        unit: &'static str,
+    ) -> Self {
+        Self { what: format!("{owner}: {what}"), allowed, measured, unit }
+    }
+
     /// Whether it is kept.
     #[must_use]
     pub fn is_kept(&self) -> bool {
@@ -54,12 +64,7 @@ pub fn of_binary(arch: Arch, steps: Steps) -> Result<Vec<Budget>> {
     for found in &found {
         eprintln!("plimsoll for {arch} {found}");
     }
-    let budget = |what, allowed, measured, unit| Budget {
-        what: format!("{arch}: {what}"),
-        allowed,
-        measured,
-        unit,
-    };
+    let budget = |what, allowed, measured, unit| Budget::of(&arch, what, allowed, measured, unit);
     Ok(vec![
         budget("stripped binary", FILE_BYTES, file, "B"),
         budget("libc, allocator, float code", 0, found.len() as u64, "places"),
@@ -94,12 +99,7 @@ fn of_one_boot(board: &str, suite: Suite, steps: Steps) -> Result<Vec<Budget>> {
         outcome.text().lines().map(|line| Ok(line.trim().parse::<u64>()?)).sum::<Result<_>>()?;
     let record = outcome.files.get(RECORD_PATH).context("the guest has no record of its boot")?;
     let record: Record = serde_json::from_slice(record).context("the record of the boot")?;
-    let budget = |what, allowed, measured, unit| Budget {
-        what: format!("{board}: {what}"),
-        allowed,
-        measured,
-        unit,
-    };
+    let budget = |what, allowed, measured, unit| Budget::of(&board, what, allowed, measured, unit);
     Ok(vec![
         budget("supervisor, Pss", PSS_KIB, pss, "KiB"),
         budget("start to last limit", LIMITS_US, limits_us(&record), "us"),
