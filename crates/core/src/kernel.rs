@@ -18,6 +18,10 @@ impl Errno {
     pub const IO: Self = Self(5);
     /// No such device or address.
     pub const NXIO: Self = Self(6);
+    /// Interrupted by a signal.
+    pub const INTR: Self = Self(4);
+    /// Try again: also what memory.reclaim says where less was to be had.
+    pub const AGAIN: Self = Self(11);
     /// Device or resource busy.
     pub const BUSY: Self = Self(16);
     /// File exists.
@@ -39,6 +43,7 @@ impl Errno {
         Some(match self.0 {
             1 => "EPERM",
             2 => "ENOENT",
+            4 => "EINTR",
             5 => "EIO",
             6 => "ENXIO",
             8 => "ENOEXEC",

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod apply;
 pub mod board;
 pub mod boot;

@@ -2,25 +2,74 @@
 
 use core::fmt;
 
-use heapless::String;
-use serde::Deserialize;
-
 use crate::board::json::Walk;
 use crate::board::keys::{split_last, unquoted};
 use crate::json::Json;
 use crate::number::decimal;
+use heapless::String;
 
-/// Longest request, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 512;
-/// Longest answer, in bytes: a record and the supervisor's own state.
-pub const ANSWER_BYTES_MAX: usize = crate::record::JSON_BYTES_MAX + 1024;
+/// Longest request, in bytes: one that sets every knob and sixteen cgroups.
+pub const REQUEST_BYTES_MAX: usize = 6 * 1024;
+/// Longest answer, in bytes: a record, and the supervisor's own state with every
+/// knob, sixteen cgroups among them.
+pub const ANSWER_BYTES_MAX: usize = crate::record::JSON_BYTES_MAX + 12 * 1024;
 
 /// A request over the control socket: one JSON object a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request<'a> {
-    /// The only one in this version: "status".
-    pub command: &'a str,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// `{"command":"status"}`
+    Status,
+    /// `{"command":"metrics"}`: OpenMetrics text.
+    Metrics,
+    /// `{"command":"set","agent":{...}}`, see [`crate::agent::settings::set`].
+    Set,
+    /// `{"command":"run-now","loop":"memcg"}`
+    RunNow(&'a str),
+}
+
+impl<'a> Request<'a> {
+    /// Reads a request. What stands below `agent` is left to who sets it.
+    ///
+    /// # Errors
+    /// What is allowed instead.
+    pub fn parse(text: &'a [u8]) -> Result<Self, &'static str> {
+        if text.len() > REQUEST_BYTES_MAX {
+            return Err("a request has at most 6144 bytes");
+        }
+        let mut walk = Walk::default();
+        let (mut command, mut name, mut agent) = (None, None, false);
+        while let Some(value) = walk.next(text).map_err(|_| "a request is a JSON object")? {
+            let raw = text.get(value.span.start..value.span.end).unwrap_or_default();
+            let word = core::str::from_utf8(raw).ok().and_then(unquoted);
+            let (slot, path) = match walk.path() {
+                "" => continue,
+                path if path == "agent" || path.starts_with("agent.") => {
+                    agent = true;
+                    continue;
+                }
+                path @ "command" => (&mut command, path),
+                path @ "loop" => (&mut name, path),
+                _ => return Err("keys: allowed are command, loop and agent"),
+            };
+            if slot.is_some() || word.is_none() {
+                return Err(match path {
+                    "loop" => "loop: allowed is memcg or compact, once",
+                    _ => "command: allowed is a string, once",
+                });
+            }
+            *slot = word;
+        }
+        match (command, name, agent) {
+            (Some("status"), None, false) => Ok(Self::Status),
+            (Some("metrics"), None, false) => Ok(Self::Metrics),
+            (Some("set"), None, true) => Ok(Self::Set),
+            (Some("run-now"), Some(name), false) => Ok(Self::RunNow(name)),
+            (Some("status" | "metrics"), ..) => Err("status and metrics stand alone"),
+            (Some("set"), ..) => Err("set: allowed with agent alone"),
+            (Some("run-now"), ..) => Err("run-now: allowed with loop alone"),
+            _ => Err("command: allowed is status, metrics, set or run-now"),
+        }
+    }
 }
 
 /// The supervisor as it is now.
@@ -40,8 +89,18 @@ pub struct Live {
     pub init: String<16>,
     /// memory.current of QM, in bytes; 0 where it can't be read.
     pub qm_current_bytes: u64,
+    /// memory.swap.current of QM, in bytes.
+    pub qm_swap_bytes: u64,
+    /// memory.high of QM, in bytes; `u64::MAX` is none.
+    pub qm_high_bytes: u64,
+    /// memory.max of QM, in bytes; `u64::MAX` is none.
+    pub qm_max_bytes: u64,
     /// Processes of QM that the kernel killed for memory (memory.events oom_kill).
     pub qm_oom_kills: u64,
+    /// Time in which tasks of QM stood still for memory or io, in microseconds.
+    pub qm_stalled_us: u64,
+    /// The same of the whole machine.
+    pub machine_stalled_us: u64,
 }
 
 impl fmt::Display for Json<&Live> {
@@ -50,7 +109,9 @@ impl fmt::Display for Json<&Live> {
         write!(
             f,
             "{{\"worker\":{},\"keeper\":{},\"revivals\":{},\"drifts\":{},\"mended\":{},\
-             \"init\":{},\"qm_current_bytes\":{},\"qm_oom_kills\":{}}}",
+             \"init\":{},\"qm_current_bytes\":{},\"qm_swap_bytes\":{},\"qm_high_bytes\":{},\
+             \"qm_max_bytes\":{},\"qm_oom_kills\":{},\"qm_stalled_us\":{},\
+             \"machine_stalled_us\":{}}}",
             i64::from(live.worker),
             i64::from(live.keeper),
             u64::from(live.revivals),
@@ -58,9 +119,67 @@ impl fmt::Display for Json<&Live> {
             u64::from(live.mended),
             Json(&*live.init),
             live.qm_current_bytes,
+            live.qm_swap_bytes,
+            live.qm_high_bytes,
+            live.qm_max_bytes,
             live.qm_oom_kills,
+            live.qm_stalled_us,
+            live.machine_stalled_us,
         )
     }
+}
+
+/// The supervisor's own numbers as OpenMetrics text, without its end.
+pub struct Metrics<'a>(pub &'a Live);
+
+impl fmt::Display for Metrics<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let live = self.0;
+        family(f, "qm_memory_bytes", "gauge", "Memory and swap of QM, and its limits.")?;
+        for (what, bytes) in [
+            ("current", live.qm_current_bytes),
+            ("swap", live.qm_swap_bytes),
+            ("high", live.qm_high_bytes),
+            ("max", live.qm_max_bytes),
+        ] {
+            match bytes {
+                u64::MAX => writeln!(f, "plimsoll_qm_memory_bytes{{what=\"{what}\"}} +Inf")?,
+                _ => writeln!(f, "plimsoll_qm_memory_bytes{{what=\"{what}\"}} {bytes}")?,
+            }
+        }
+        for (name, help, count) in [
+            ("qm_oom_kills", "Processes of QM killed for memory.", live.qm_oom_kills),
+            ("limit_drifts", "Limits found changed.", u64::from(live.drifts)),
+            ("limits_mended", "Changed limits brought back.", u64::from(live.mended)),
+            ("revivals", "Supervisor processes brought back.", u64::from(live.revivals)),
+        ] {
+            family(f, name, "counter", help)?;
+            writeln!(f, "plimsoll_{name}_total {count}")?;
+        }
+        let help = "Time in which tasks stood still for memory or io.";
+        family(f, "stalled_seconds", "counter", help)?;
+        for (scope, us) in [("qm", live.qm_stalled_us), ("machine", live.machine_stalled_us)] {
+            let (secs, us) = (us / 1_000_000, us % 1_000_000);
+            writeln!(f, "plimsoll_stalled_seconds_total{{scope=\"{scope}\"}} {secs}.{us:06}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands before the values of a metric.
+pub(crate) fn family(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    kind: &str,
+    help: &str,
+) -> fmt::Result {
+    writeln!(f, "# TYPE plimsoll_{name} {kind}")?;
+    for unit in ["bytes", "seconds"] {
+        if name.ends_with(unit) {
+            writeln!(f, "# UNIT plimsoll_{name} {unit}")?;
+        }
+    }
+    writeln!(f, "# HELP plimsoll_{name} {help}")
 }
 
 /// What the table's head is made of, as paths in the answer to "status".
@@ -96,6 +215,7 @@ pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<b
         let text = unquoted(raw).unwrap_or(raw);
         match walk.path() {
             "boot.entries" => say_head(&head, say),
+            path if path.starts_with("agent.") => say_agent(path, text, say),
             "boot.dropped" => dropped = text,
             path if path.starts_with("boot.entries[") => {
                 let (_, name) = split_last(path);
@@ -112,6 +232,31 @@ pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<b
     }
     let [.., start, _] = head;
     (!start.is_empty()).then_some(start == "true")
+}
+
+/// A line for each setting, and one for each counter that is not 0.
+fn say_agent(path: &str, text: &str, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
+    let Some(path) = path.strip_prefix("agent.") else { return };
+    if path == "way" {
+        say(format_args!("agent   evicts by {text}\n"));
+    } else if let Some(name) = path.strip_prefix("settings.") {
+        let (name, part) = split_last(name);
+        match part {
+            _ if matches!(text, "{" | "[") => {}
+            "value" => say(format_args!("set     {name} {text}")),
+            "from" if name == "memcg.cgroups" => say(format_args!("set     {name} ({text})\n")),
+            "from" => say(format_args!(" ({text})\n")),
+            // A member of an entry: memcg.cgroups.value[0].path
+            _ => {
+                let (list, at) = name.split_once(".value").unwrap_or((name, ""));
+                say(format_args!("set     {list}{at}.{part} {text}\n"));
+            }
+        }
+    } else if let Some(name) = path.strip_prefix("counters.")
+        && !matches!(text, "0" | "{")
+    {
+        say(format_args!("count   {name} {text}\n"));
+    }
 }
 
 fn keep<'a>(names: &[&str], slots: &mut [&'a str], name: &str, text: &'a str) {
@@ -146,6 +291,72 @@ fn say_entry(entry: &[&str; ENTRY.len()], say: &mut dyn FnMut(fmt::Arguments<'_>
     Some(())
 }
 
+/// What `watch` shows of a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance([u64; GLANCE.len()]);
+
+/// Paths of what is shown, and whether it is a count of which the growth is.
+const GLANCE: [(&str, bool); 8] = [
+    ("live.qm_current_bytes", false),
+    ("live.qm_swap_bytes", false),
+    ("live.qm_stalled_us", true),
+    ("agent.counters.memcg_passes", true),
+    ("agent.counters.memcg_evicted_bytes", true),
+    ("agent.counters.memcg_refaulted_bytes", true),
+    ("agent.counters.compact_gained_bytes", true),
+    ("live.drifts", true),
+];
+
+impl Glance {
+    /// What stands above the columns.
+    pub const HEAD: &str =
+        "   QM KiB  swap KiB  stall us  passes  evicted KiB  refaults KiB  compacted KiB  drifts";
+
+    /// Takes it from the answer to "status"; what is missing is 0.
+    #[must_use]
+    pub fn of(answer: &[u8]) -> Self {
+        let mut glance = Self::default();
+        let mut walk = Walk::with_escapes();
+        while let Ok(Some(value)) = walk.next(answer) {
+            let raw = answer.get(value.span.start..value.span.end).unwrap_or_default();
+            for ((path, _), slot) in GLANCE.iter().zip(&mut glance.0) {
+                if *path == walk.path() {
+                    *slot = core::str::from_utf8(raw).ok().and_then(decimal).unwrap_or(0);
+                }
+            }
+        }
+        glance
+    }
+
+    /// A line: what grew since the last one.
+    #[must_use]
+    pub fn since(&self, last: Option<&Self>) -> Line {
+        let mut line = *self;
+        for ((_, grows), (now, before)) in
+            GLANCE.iter().zip(line.0.iter_mut().zip(last.unwrap_or(self).0))
+        {
+            *now = if *grows { now.saturating_sub(before) } else { *now };
+        }
+        Line(line)
+    }
+}
+
+/// A line of `watch`.
+pub struct Line(Glance);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [current, swap, stall, passes, evicted, refaults, compacted, drifts] = self.0.0;
+        let (current, swap) = (current / 1024, swap / 1024);
+        let (evicted, refaults, compacted) = (evicted / 1024, refaults / 1024, compacted / 1024);
+        write!(
+            f,
+            "{current:>9} {swap:>9} {stall:>9} {passes:>7} {evicted:>12} {refaults:>13} \
+             {compacted:>14} {drifts:>7}"
+        )
+    }
+}
+
 /// The value of `key` in a file of lines "key value", such as memory.events.
 #[must_use]
 pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
@@ -177,7 +388,12 @@ mod tests {
             mended: 3,
             init: "systemd".try_into().unwrap(),
             qm_current_bytes: 4096,
+            qm_swap_bytes: 0,
+            qm_high_bytes: 8192,
+            qm_max_bytes: u64::MAX,
             qm_oom_kills: 9,
+            qm_stalled_us: 1_000_002,
+            machine_stalled_us: 3,
         };
         format!(r#"{{"version":1,"live":{},"boot":{}}}"#, Json(&live), Json(&record))
     }

@@ -61,6 +61,21 @@ impl<'a> Watch<'a> {
         Self { knobs, mend: board.mend_drift, drifts: 0, mended: 0 }
     }
 
+    /// Wants another value of a knob of a cgroup from now on, if it is watched.
+    pub fn want<K: Kernel>(&mut self, kernel: &mut K, cgroup: &str, name: &str, value: Value) {
+        let known = |knob: &&mut Knob<'_>| knob.cgroup == cgroup && knob.name == name;
+        let Some(knob) = self.knobs.iter_mut().find(known) else { return };
+        knob.wanted = value;
+        let Ok(file) = knob_path(cgroup, name) else { return };
+        let wanted: String<32> = cut(format_args!("{value}"));
+        match kernel.write(&file, wanted.as_bytes()) {
+            Ok(()) => kernel.log(Level::Info, format_args!("limit {file}: {wanted}")),
+            Err(errno) => {
+                kernel.log(Level::Error, format_args!("limit {file}: wanted {wanted}, {errno}"));
+            }
+        }
+    }
+
     /// One look at everything; whether anything is amiss at its end.
     pub fn look<K: Kernel>(&mut self, kernel: &mut K) -> bool {
         let mut amiss = false;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
+use plimsoll_core::agent::settings::{CGROUPS_MAX, Settings};
 use plimsoll_core::board::keys::{DOCS, KEYS};
 use plimsoll_core::board::{
     self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Identity, OnLimitFailure, PartitionSize,
@@ -16,6 +17,8 @@ use plimsoll_core::limit::{Limit, Memory};
 mod hostile;
 #[path = "board/mistakes.rs"]
 mod mistakes;
+#[path = "board/settings.rs"]
+mod settings;
 
 use mistakes::MISTAKES;
 
@@ -87,49 +90,6 @@ fn one_mistake_is_one_fault() {
 }
 
 #[test]
-fn what_is_no_json_is_no_board_at_all() {
-    let deep = format!("{{\"a\": {}1{}}}", "[".repeat(40), "]".repeat(40));
-    let long = format!("{{}}{}", " ".repeat(BOARD_BYTES_MAX));
-    for (text, line, column, allowed) in [
-        ("", 1, 1, "an object"),
-        ("[]", 1, 1, "an object"),
-        ("\u{feff}{}", 1, 1, "an object"),
-        ("{", 1, 2, "a key in double quotes"),
-        ("{\n  \"qm\": {},\n}", 3, 1, "a key in double quotes"),
-        ("{\"qm\" {}}", 1, 7, "':'"),
-        ("{\"qm\": }", 1, 8, "a value"),
-        ("{\"qm\": {} \"host\": {}}", 1, 11, "',' or '}'"),
-        ("{\"modules\": [\"é\" \"b\"]}", 1, 18, "',' or ']'"),
-        ("{\"modules\": [\"a\",]}", 1, 18, "a value"),
-        ("{} {}", 1, 4, "nothing after the end"),
-        ("{}\n\0", 2, 1, "nothing after the end"),
-        ("{\"name\": \"a\\u0041\"}", 1, 12, "without escapes"),
-        ("{\"name\": \"a\0\"}", 1, 12, "without control characters"),
-        ("{\"name\": \"a\n\"}", 1, 12, "without control characters"),
-        ("{\"name\": \"a", 1, 12, "ends in"),
-        ("{\"mend_drift\": tru}", 1, 16, "a value"),
-        ("{\"qm\": {\"pids_max\": 01}}", 1, 22, "',' or '}'"),
-        ("{\"qm\": {\"pids_max\": 1.}}", 1, 23, "a digit"),
-        ("{\"qm\": {\"pids_max\": -}}", 1, 22, "a digit"),
-        ("{'qm': 1}", 1, 2, "a key in double quotes"),
-        (&deep, 1, 14, "at most 8 levels"),
-        (&long, 1, 16_385, "at most 16384 bytes"),
-    ] {
-        read(text.as_bytes(), |board, faults| {
-            let fault = faults.iter().last().expect(text);
-            assert_eq!((fault.line, fault.column), (line, column), "{text}: {fault:?}");
-            assert!(fault.allowed.contains(allowed), "{text}: {fault:?}");
-            assert_eq!(*board, Board::default(), "{text}");
-        });
-    }
-    read(b"{\"name\": \"\xff\"}", |board, faults| {
-        let fault = faults.iter().next().unwrap();
-        assert_eq!((fault.allowed, fault.line, fault.column), ("a file in UTF-8", 1, 11));
-        assert_eq!(*board, Board::default());
-    });
-}
-
-#[test]
 fn too_many_of_anything_are_refused() {
     let many = |count: usize, item: &str| vec![item; count].join(", ");
     for (path, count, item) in [
@@ -137,6 +97,7 @@ fn too_many_of_anything_are_refused() {
         ("host.cgroups", 8, r#""/host""#),
         ("payloads", 8, "{}"),
         ("payloads[].command", 16, r#""/a""#),
+        ("agent.memcg.cgroups", CGROUPS_MAX, "{}"),
     ] {
         let shown = path.replace("[]", "[0]");
         for more in [0, 1, 100] {
@@ -161,7 +122,17 @@ fn a_file_with_everything_as_often_as_it_may_be_is_read() {
         )
     };
     let payloads = (0..8).map(payload).collect::<Vec<_>>().join(", ");
+    let entry = |n: usize| {
+        format!(
+            r#"{{"path": "/{n}{}", "exact": true, "disable": true, "swap": true, "swappiness_max": 100,
+            "period_secs": 604800, "period_psi_percent_limit": 100, "eviction_psi_percent_limit": 100,
+            "eviction_run_aging_count_min": 1000000}}"#,
+            "a".repeat(120)
+        )
+    };
+    let entries = (1..CGROUPS_MAX).map(entry).collect::<Vec<_>>().join(", ");
     let text = EVERY_KEY
+        .replace(r#"{ "path": "/" }"#, &entries)
         .replace(r#""virtio_blk""#, &many(47, r#""virtio_blk""#))
         .replace(r#""/host""#, &many(7, r#""/host""#));
     let text =
@@ -170,6 +141,7 @@ fn a_file_with_everything_as_often_as_it_may_be_is_read() {
         assert_eq!((board.modules.len(), board.host.cgroups.len()), (48, 8));
         assert!(board.payloads.iter().all(|payload| payload.command.len() == 16));
         assert_eq!(board.payloads.len(), 8);
+        assert_eq!(board.agent.rules().count(), 1 + CGROUPS_MAX);
     });
 }
 
@@ -205,7 +177,8 @@ fn a_refused_file_never_leaves_qm_unlimited() {
             assert!(!faults.is_empty());
             let safe = board::Qm { memory_max: board.qm.memory_max, ..board::Qm::default() };
             let fallback_max = board.qm.fallback_max;
-            assert_eq!(board.qm, board::Qm { fallback_max, ..safe });
+            // No swap, not even what the agent makes.
+            assert_eq!(board.qm, board::Qm { fallback_max, swap_named: true, ..safe });
             board.qm.memory_max
         })
     };
@@ -280,7 +253,7 @@ fn every_key_has_its_effect() {
         assert_eq!(qm.memory_high, Limit::Permyriad(3525));
         assert_eq!(qm.memory_min, Limit::Bytes(16 << 20));
         assert_eq!(qm.memory_low, Limit::Permyriad(125));
-        assert_eq!(qm.swap_max, Limit::Infinity);
+        assert_eq!((qm.swap_max, qm.swap_named), (Limit::Infinity, true));
         assert_eq!((qm.oom_group, qm.pids_max, qm.oom_score_adj), (false, None, 700));
         assert_eq!(qm.cpu_weight, CpuWeight::Weight(20));
         assert_eq!(qm.fallback_max, Limit::Permyriad(1000));
@@ -311,6 +284,7 @@ fn every_key_has_its_effect() {
         assert_eq!(ecu.command, ["/usr/bin/ecu", "--verbose", ""]);
         assert_eq!((app.name, app.side, app.oom_score_adj), ("app", Side::Qm, 900));
         assert_eq!((app.restart, app.restart_max), (Restart::No, 10));
+        settings::is_every_key(&board.agent);
     });
     for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
@@ -324,8 +298,9 @@ fn defaults_are_those_of_the_table() {
     let var_qm = r#"{"relative_size": 0.1}"#;
     let without = document("image.partitions.var_qm", var_qm);
     for (key, doc) in KEYS.iter().zip(DOCS) {
-        // A payload's are looked at with the effects.
-        if doc.default.starts_with('(') || key.path.starts_with("payloads[].") {
+        // A payload's and an entry's are looked at with the effects.
+        let element = key.path.starts_with("payloads[].") || key.path.contains("cgroups[].");
+        if doc.default.starts_with('(') || element {
             continue;
         }
         match key.path.strip_prefix("image.partitions.var_qm.") {
@@ -335,7 +310,13 @@ fn defaults_are_those_of_the_table() {
                 accepted(&with, |with| accepted(&without, |without| assert_eq!(with, without)));
             }
             None => accepted(&document(key.path, doc.default), |board| {
-                assert_eq!(*board, Board::default(), "{}", key.path);
+                let agent = settings::anonymous(&board.agent);
+                assert_eq!(agent, settings::anonymous(&Settings::default()), "{}", key.path);
+                let mut board = Board { agent: Settings::default(), ..board.clone() };
+                // Said or not makes a difference to swap that the agent makes.
+                assert_eq!(board.qm.swap_named, key.path == "qm.memory_limit.swap_max");
+                board.qm.swap_named = false;
+                assert_eq!(board, Board::default(), "{}", key.path);
             }),
         }
     }

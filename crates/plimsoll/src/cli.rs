@@ -1,21 +1,24 @@
 //! The commands: what plimsoll does under any PID but 1.
 
+use core::fmt::{self, Write as _};
+
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
 use plimsoll_core::boot::BOARD_PATH;
 use plimsoll_core::facts::Facts;
+use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::Kernel as _;
 use plimsoll_core::plan;
-use plimsoll_core::status::{self, ANSWER_BYTES_MAX};
+use plimsoll_core::status::{self, ANSWER_BYTES_MAX, Glance, REQUEST_BYTES_MAX};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 
+use crate::control::SOCKET_PATH;
 use crate::kmsg::put;
 use crate::linux::Linux;
 use crate::pid1::timespec;
 use crate::start::Start;
-use crate::supervisor::SOCKET_PATH;
 use crate::sys::{self, STDERR, STDOUT};
 
 /// Everything is as wanted.
@@ -26,11 +29,17 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// How long the supervisor may take to answer, in microseconds: 5 s.
 const ANSWER_US: u64 = 5_000_000;
+/// Between two lines of `watch`, in microseconds.
+const WATCH_US: u64 = 1_000_000;
 
 const HELP: &str = "\
 plimsoll check FILE       is this board file right? every mistake, one a line
 plimsoll plan [FILE]      what would be done on this machine
 plimsoll status [--json]  what was done, and how it is now
+plimsoll watch            the same each second, a line each
+plimsoll metrics          as OpenMetrics text
+plimsoll set JSON         changes the agent: '{\"memcg\":{\"period_secs\":60}}'
+plimsoll agent run-now memcg | compact
 plimsoll poweroff | reboot | halt   where plimsoll is PID 1
 plimsoll version
 ";
@@ -45,6 +54,15 @@ pub(crate) fn run(start: Start) -> ! {
         (Some("plan"), path, 2 | 3) => plan(path.unwrap_or(BOARD_PATH)),
         (Some("status"), None, 2) => status(false),
         (Some("status"), Some("--json"), 3) => status(true),
+        (Some("watch"), None, 2) => watch(),
+        (Some("metrics"), None, 2) => command(format_args!(r#"{{"command":"metrics"}}"#)),
+        (Some("set"), Some(agent), 3) => {
+            command(format_args!(r#"{{"command":"set","agent":{agent}}}"#))
+        }
+        (Some("agent"), Some("run-now"), 4) => {
+            let name = Json(start.arg(3).unwrap_or_default());
+            command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
+        }
         (Some("halt"), None, 2) => signal_init(Signal::USR1),
         (Some("poweroff"), None, 2) => signal_init(Signal::USR2),
         (Some("reboot"), None, 2) => signal_init(Signal::TERM),
@@ -120,15 +138,7 @@ fn signal_init(signal: Signal) -> u8 {
 
 fn status(json: bool) -> u8 {
     let Some(answer) = ANSWER.take() else { return FAILED };
-    let len = match ask(br#"{"command":"status"}"#, answer) {
-        Ok(len) => len,
-        Err(error) => {
-            let (path, error) = (SOCKET_PATH.to_str().unwrap_or_default(), error.raw_os_error());
-            put(STDERR, format_args!("{path}: error {}\n", i64::from(error)));
-            return FAILED;
-        }
-    };
-    let answer = answer.get(..len).unwrap_or_default();
+    let Some(answer) = told(br#"{"command":"status"}"#, answer) else { return FAILED };
     if json {
         return write_all(answer).max(write_all(b"\n"));
     }
@@ -139,6 +149,52 @@ fn status(json: bool) -> u8 {
             put(STDERR, format_args!("the answer is not a status: "));
             write_all(answer);
             FAILED
+        }
+    }
+}
+
+/// A line each second, until it is interrupted or the supervisor is gone.
+fn watch() -> u8 {
+    let Some(buf) = ANSWER.take() else { return FAILED };
+    let mut last = None;
+    loop {
+        let Some(answer) = told(br#"{"command":"status"}"#, buf) else { return FAILED };
+        let now = Glance::of(answer);
+        if last.is_none() {
+            put(STDOUT, format_args!("{}\n", Glance::HEAD));
+        }
+        put(STDOUT, format_args!("{}\n", now.since(last.as_ref())));
+        last = Some(now);
+        sys::sleep_us(WATCH_US);
+    }
+}
+
+/// Has the supervisor do something, and prints its answer; whether it was done.
+fn command(request: fmt::Arguments<'_>) -> u8 {
+    let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { return FAILED };
+    let mut slice = Slice::new(text);
+    if slice.write_fmt(request).is_err() {
+        put(STDERR, format_args!("a request has at most {REQUEST_BYTES_MAX} bytes\n"));
+        return USAGE;
+    }
+    let len = slice.written();
+    let Some(answer) = told(text.get(..len).unwrap_or_default(), answer) else { return FAILED };
+    if answer.starts_with(br#"{"error""#) {
+        put(STDERR, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
+        return FAILED;
+    }
+    let end: &[u8] = if answer.ends_with(b"\n") { b"" } else { b"\n" };
+    write_all(answer).max(write_all(end))
+}
+
+/// The supervisor's answer; says why there is none.
+fn told<'b>(request: &[u8], answer: &'b mut [u8]) -> Option<&'b [u8]> {
+    match ask(request, answer) {
+        Ok(len) => answer.get(..len),
+        Err(error) => {
+            let (path, error) = (SOCKET_PATH.to_str().unwrap_or_default(), error.raw_os_error());
+            put(STDERR, format_args!("{path}: error {}\n", i64::from(error)));
+            None
         }
     }
 }

@@ -6,35 +6,109 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+#[path = "load/cgroups.rs"]
+mod cgroups;
+#[path = "load/client.rs"]
+mod client;
+#[path = "load/files.rs"]
+mod files;
+#[path = "load/memory.rs"]
+mod memory;
+#[path = "load/pages.rs"]
+mod pages;
 // Each program uses its part of these.
 #[allow(dead_code, unreachable_pub)]
 mod start;
 #[allow(dead_code)]
 mod sys;
 
+use core::fmt::Arguments;
 use core::panic::PanicInfo;
 
+use plimsoll_core::number::decimal;
 use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
 
 const HELP: &str = "\
 load eat MIB [SECS]   takes MIB of anonymous memory, touches every page, says
                       'resident', keeps it for SECS (default: for ever),
                       touching it again each second
+load anon MIB HOT_MIB SECS [random]
+                      fills MIB of anonymous memory, each page with a number or
+                      wholly with random bytes, says 'resident', then writes to
+                      the pages of the first HOT_MIB each second, for SECS;
+                      says 'rounds N'
+load file PATH MIB HOT_MIB SECS [read|map]
+                      the same with the first MIB of a file, by read(2) or
+                      (default) through a shared mapping, without writing
+load thrash PATH MIB SECS
+                      maps the first MIB of a file and touches its pages round
+                      and round for SECS; says 'thrashing', then 'touched N'
+load fragment MIB SECS
+                      takes MIB of anonymous memory in single pages, gives back
+                      every second one, says 'fragmented', stays for SECS
+load churn PARENT COUNT SECS [work]
+                      makes COUNT cgroups in the directory PARENT each second
+                      and removes those of the second before; 'work': in each a
+                      child touches 1 MiB and ends; says 'made N' when the last
+                      ones are removed
+load cgroups PARENT COUNT [KIB]
+                      makes COUNT cgroups in the directory PARENT, in each a
+                      process that touched KIB of anonymous memory (0, the
+                      default: no process), says 'made COUNT', stays
+load client MODE [N]  N times (default 1) a client of the supervisor that is
+                      silent, flood (asks at once again), long (64 KiB), slow
+                      (3 s), dead (gone at once) or garbage; says
+                      'answers A refused R errors E'
 load fork N           makes up to N processes that sleep; says how many came
                       and which error ended it, then ends them all
 ";
 
+/// Why a command could not do what it says: what failed, and how.
+pub(crate) struct Failed(&'static str, Errno);
+
+/// How a command ended.
+pub(crate) type Done = Result<(), Failed>;
+
+/// For `map_err`: the error of doing `what`.
+pub(crate) fn failed(what: &'static str) -> impl Fn(Errno) -> Failed {
+    move |errno| Failed(what, errno)
+}
+
 fn main(start: start::Start) -> ! {
-    let number = |n| start.arg(n).and_then(|text| text.parse::<u64>().ok());
-    let status = match (start.arg(1), number(2)) {
-        (Some("eat"), Some(mib)) => eat(mib, number(3)),
-        (Some("fork"), Some(count)) => fork(count),
-        _ => {
-            say(sys::STDERR, HELP.as_bytes());
+    let status = match run(start) {
+        Some(Ok(())) => 0,
+        Some(Err(Failed(what, errno))) => {
+            say_to(sys::STDERR, format_args!("{what}: error {}", i64::from(errno.raw_os_error())));
+            1
+        }
+        None => {
+            let _ = rustix::io::write(sys::STDERR, HELP.as_bytes());
             2
         }
     };
     sys::exit(status)
+}
+
+/// Runs the command; `None` if there is none like it.
+fn run(start: start::Start) -> Option<Done> {
+    let text = |n| start.arg(n);
+    let number = |n| decimal(start.arg(n)?);
+    let word = |n, word| start.arg(n).is_some_and(|arg| arg == word);
+    Some(match text(1)? {
+        "eat" => pages::eat(number(2)?, number(3)),
+        "anon" => pages::anon(number(2)?, number(3)?, number(4)?, word(5, "random")),
+        "file" => {
+            files::hold(text(2)?, number(3)?, number(4)?, number(5)?, files::Mode::of(text(6))?)
+        }
+        "thrash" => files::thrash(text(2)?, number(3)?, number(4)?),
+        "fragment" => pages::fragment(number(2)?, number(3)?),
+        "churn" => cgroups::churn(text(2)?, number(3)?, number(4)?, word(5, "work")),
+        "cgroups" => cgroups::stay(text(2)?, number(3)?, number(4).unwrap_or(0)),
+        "client" => client::run(client::Mode::of(text(2)?)?, number(3).unwrap_or(1)),
+        "fork" => fork(number(2)?),
+        _ => return None,
+    })
 }
 
 #[panic_handler]
@@ -42,56 +116,55 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     sys::exit(101)
 }
 
-fn say(to: BorrowedFd<'_>, text: &[u8]) {
-    let _ = rustix::io::write(to, text);
+/// Says a line on standard output, at once.
+pub(crate) fn say(line: Arguments<'_>) {
+    say_to(sys::STDOUT, line);
 }
 
-/// Bytes between two touches: no page is smaller.
-const STRIDE: usize = 4096;
+fn say_to(to: BorrowedFd<'_>, line: Arguments<'_>) {
+    let mut text: heapless::String<128> = heapless::String::new();
+    let _ = core::fmt::write(&mut text, format_args!("{line}\n"));
+    let _ = rustix::io::write(to, text.as_bytes());
+}
 
-fn eat(mib: u64, secs: Option<u64>) -> u8 {
-    let Some(memory) = usize::try_from(mib).ok().and_then(|mib| anonymous(mib << 20)) else {
-        say(sys::STDERR, b"no such amount of memory\n");
-        return 1;
-    };
-    let begin = sys::now_us();
-    let mut round: u8 = 0;
-    loop {
-        round = round.wrapping_add(1).max(1);
-        for byte in memory.iter_mut().step_by(STRIDE) {
-            // Not optimised away: another process looks at the effect.
-            core::hint::black_box(core::mem::replace(byte, round));
-        }
-        if round == 1 {
-            say(sys::STDOUT, b"resident\n");
-        }
-        let age = sys::now_us().saturating_sub(begin) / 1_000_000;
-        if secs.is_some_and(|secs| age >= secs) {
-            return 0;
-        }
-        sys::sleep_us(1_000_000);
+/// Runs `round` at the beginning of each second for `secs`; how often it ran.
+/// One that takes longer than a second delays the next.
+pub(crate) fn each_second(
+    secs: u64,
+    mut round: impl FnMut() -> Result<(), Failed>,
+) -> Result<u64, Failed> {
+    let mut next = sys::now_us();
+    let end = next.saturating_add(secs.saturating_mul(1_000_000));
+    let mut rounds = 0;
+    while sys::now_us() < end {
+        round()?;
+        rounds += 1;
+        let now = sys::now_us();
+        next = next.saturating_add(1_000_000).max(now);
+        sys::sleep_us(next.min(end).saturating_sub(now));
+    }
+    Ok(rounds)
+}
+
+/// Numbers that don't compress and are no JSON: xorshift64, not for secrets.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// The next one; never 0.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
     }
 }
 
-#[allow(unsafe_code)]
-fn anonymous(bytes: usize) -> Option<&'static mut [u8]> {
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    let at = unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, prot, flags) }.ok()?;
-    // SAFETY: the mapping has that many bytes, all zero, and is never unmapped.
-    Some(unsafe { core::slice::from_raw_parts_mut(at.cast(), bytes) })
-}
-
-fn fork(count: u64) -> u8 {
+fn fork(count: u64) -> Done {
     let mut made: u64 = 0;
     let mut refused = None;
     while made < count {
         match sys::fork() {
-            Ok(sys::Fork::Child) => loop {
-                sys::sleep_us(60_000_000);
-            },
+            Ok(sys::Fork::Child) => sleep_for_ever(),
             Ok(sys::Fork::Parent(_)) => made += 1,
             Err(errno) => {
                 refused = Some(errno.into_raw());
@@ -99,10 +172,14 @@ fn fork(count: u64) -> u8 {
             }
         }
     }
-    let mut line: heapless::String<64> = heapless::String::new();
-    let errno = refused.unwrap_or(0);
-    let _ = core::fmt::write(&mut line, format_args!("made {made} errno {errno}\n"));
-    say(sys::STDOUT, line.as_bytes());
+    say(format_args!("made {made} errno {}", refused.unwrap_or(0)));
     let _ = rustix::process::kill_current_process_group(rustix::process::Signal::KILL);
-    0
+    Ok(())
+}
+
+/// Stays, asleep.
+pub(crate) fn sleep_for_ever() -> ! {
+    loop {
+        sys::sleep_us(60_000_000);
+    }
 }

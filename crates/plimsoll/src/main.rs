@@ -10,16 +10,26 @@
 #[macro_use]
 mod kmsg;
 
+mod agent;
+mod cgroup;
 mod cli;
+mod compact;
+mod control;
+mod evict;
 mod file;
 mod init;
 mod linux;
+mod lru;
 mod pair;
+mod pass;
 mod pid1;
 mod power;
+mod pressure;
 mod start;
 mod supervisor;
+mod swap;
 mod sys;
+mod walk;
 
 use core::panic::{Location, PanicInfo};
 

@@ -70,4 +70,14 @@ impl Pair {
             );
         }
     }
+
+    /// Has the peer made anew, with what this process knows now.
+    pub(crate) fn renew(&mut self) {
+        if let Some((pid, pidfd)) = self.peer.take() {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+            // Nobody's fault: not one of those that are counted.
+            self.in_window = self.in_window.saturating_sub(1);
+        }
+    }
 }

@@ -24,6 +24,8 @@ const TERM_US: u64 = 3_000_000;
 const UNMOUNT_US: u64 = 10_000_000;
 /// Between two looks whether a process has ended, in microseconds.
 const LOOK_US: u64 = 10_000;
+/// Areas of swap at most: MAX_SWAPFILES of the kernel.
+const SWAPS_MAX: usize = 32;
 /// File systems unmounted at most.
 const MOUNTS_MAX: usize = 32;
 
@@ -40,6 +42,7 @@ pub(crate) fn down(command: RebootCommand, name: &str, board: &Board<'_>) {
     match sys::fork() {
         Ok(Fork::Child) => {
             rustix::fs::sync();
+            swap_off();
             unmount_all();
             sys::exit(0)
         }
@@ -73,6 +76,20 @@ fn is_populated(board: &Board<'_>) -> bool {
             keyed_value(events, "populated").is_some_and(|populated| populated > 0)
         })
     })
+}
+
+/// Ends swapping: a swap file keeps its file system mounted and writable. Of the
+/// kernel's list it is always the first line that goes.
+fn swap_off() {
+    let mut buf = [0; 512];
+    for _ in 0..SWAPS_MAX {
+        let swaps = read_text(&mut Linux, "/proc/swaps", &mut buf);
+        let name = swaps.lines().nth(1).and_then(|line| line.split(' ').next());
+        let Some(path) = name.and_then(|name| unescaped(name.as_bytes())) else { return };
+        if sys::swapoff(&path).is_err() {
+            return;
+        }
+    }
 }
 
 /// Unmounts what lies on block devices, the last mounted first, and makes the
@@ -121,9 +138,13 @@ fn block_target(line: &[u8]) -> Option<CPath> {
     if !device.starts_with(b"/dev/") || target == b"/" {
         return None;
     }
+    unescaped(target)
+}
+
+/// A path of /proc/self/mounts or /proc/swaps, where blanks and the like are
+/// written as three octal digits.
+fn unescaped(mut rest: &[u8]) -> Option<CPath> {
     let mut path: Vec<u8, PATH_MAX> = Vec::new();
-    let mut rest = target;
-    // Blanks and the like are written as three octal digits.
     while let Some((byte, after)) = rest.split_first() {
         let (byte, after) = match after {
             [a, b, c, after @ ..] if *byte == b'\\' => (

@@ -3,46 +3,36 @@
 //! through a pidfd, so that killing either changes nothing.
 
 use core::ffi::CStr;
-use core::fmt::Write as _;
 
 use heapless::String;
+use plimsoll_core::agent::swap::qm_swap_max;
 use plimsoll_core::apply;
-use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults};
-use plimsoll_core::boot::{BOARD_COPY_PATH, RECORD_PATH};
-use plimsoll_core::facts::{CGROUP_ROOT, Facts, read_text};
-use plimsoll_core::json::{Json, Slice};
+use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, Qm};
+use plimsoll_core::boot::BOARD_COPY_PATH;
+use plimsoll_core::facts::{CGROUP_ROOT, Facts};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
-use plimsoll_core::plan::{self, SUPERVISOR_CGROUP};
+use plimsoll_core::plan::{self, SUPERVISOR_CGROUP, Value};
 use plimsoll_core::record::{Outcome, Record, cut};
-use plimsoll_core::status::{ANSWER_BYTES_MAX, Live, REQUEST_BYTES_MAX, Request, keyed_value};
+use plimsoll_core::status::ANSWER_BYTES_MAX;
 use plimsoll_core::watch::{PERIOD_US, Watch};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::FdFlags;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
-};
 
+use crate::agent::Agent;
+use crate::control::{CLIENTS_MAX, Client, listen};
 use crate::linux::{Linux, c_path, errno, open};
 use crate::pair::Pair;
 use crate::pid1::{READY, timespec};
 use crate::start::Start;
-use crate::sys;
+use crate::{swap, sys};
 
-/// Where commands reach the supervisor.
-pub(crate) const SOCKET_PATH: &CStr = c"/run/plimsoll/control.sock";
 /// argv[0]: systemd-shutdown spares root's processes whose name begins with '@'.
 const NAME: &CStr = c"@plimsoll";
 /// Score of the supervisor's processes: never chosen.
 const OOM_SCORE_ADJ: i64 = -1000;
-/// Clients served at once; more wait in the socket's queue.
-const CLIENTS_MAX: usize = 4;
-/// How long a client may take to say what it wants, in microseconds.
-const CLIENT_US: u64 = 1_000_000;
-/// Connections that may wait.
-const BACKLOG: i32 = 8;
 
 /// Puts this process, the supervisor to be, out of harm's way.
 pub(crate) fn protect(record: &mut Record) {
@@ -126,7 +116,8 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
         let _ = rustix::io::write(to_pid1, &[READY]);
     }
     let mut pair = Pair::default();
-    let mut worker = Worker { watch, listener: listener.ok(), answer, qm_cgroup: board.qm.cgroup };
+    let agent = Agent::new(board.agent);
+    let mut worker = Worker { watch, agent, listener: listener.ok(), answer, qm: board.qm };
     let mut role = Role::Worker;
     loop {
         // Each returns in a new process that has the other role.
@@ -171,16 +162,13 @@ fn keep(pair: &mut Pair) -> Role {
     }
 }
 
-struct Worker<'a> {
-    watch: Watch<'a>,
-    listener: Option<OwnedFd>,
-    answer: &'static mut [u8; ANSWER_BYTES_MAX],
-    qm_cgroup: &'a str,
-}
-
-struct Client {
-    socket: OwnedFd,
-    deadline_us: u64,
+/// What the worker works with.
+pub(crate) struct Worker<'a> {
+    pub(crate) watch: Watch<'a>,
+    pub(crate) agent: Agent,
+    pub(crate) listener: Option<OwnedFd>,
+    pub(crate) answer: &'static mut [u8; ANSWER_BYTES_MAX],
+    pub(crate) qm: Qm<'a>,
 }
 
 /// What the worker waits for.
@@ -189,15 +177,18 @@ enum Source {
     Peer,
     Listener,
     Client(usize),
+    Agent,
 }
 
-/// The most sources at once.
-const SOURCES_MAX: usize = CLIENTS_MAX + 2;
+/// The most sources at once: the clients, the listener, the peer; the agent's
+/// child, its pipe and two triggers.
+const SOURCES_MAX: usize = CLIENTS_MAX + 6;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
     let mut clients: [Option<Client>; CLIENTS_MAX] = [const { None }; CLIENTS_MAX];
     let mut next_look = sys::now_us();
+    worker.agent.forget_child();
     loop {
         let now = sys::now_us();
         if pair.peer.is_none() && pair.revive(now) {
@@ -207,10 +198,14 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
             worker.watch.look(&mut Linux);
             next_look = now.saturating_add(PERIOD_US);
         }
+        if worker.agent.tick(worker.qm.cgroup) {
+            worker.allow_swap();
+        }
         for client in &mut clients {
             client.take_if(|client| now >= client.deadline_us);
         }
-        for source in wait(worker, pair, &clients, next_look.saturating_sub(now)) {
+        let next = next_look.min(worker.agent.deadline_us(now));
+        for source in wait(worker, pair, &clients, next.saturating_sub(now)) {
             match source {
                 Source::Peer => pair.lost("keeper"),
                 Source::Listener => worker.accept(&mut clients),
@@ -219,6 +214,8 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
                         worker.serve(&client.socket, pair);
                     }
                 }
+                // Minded in any case, before the next wait.
+                Source::Agent => {}
             }
         }
     }
@@ -232,16 +229,19 @@ fn wait(
     timeout_us: u64,
 ) -> heapless::Vec<Source, SOURCES_MAX> {
     let peer = pair.peer.iter().map(|(_, pidfd)| (Source::Peer, pidfd));
-    let full = clients.iter().all(Option::is_some);
-    let listener = worker.listener.iter().filter(|_| !full).map(|fd| (Source::Listener, fd));
+    let listener = worker.listener.iter().map(|fd| (Source::Listener, fd));
     let asking = clients.iter().enumerate().filter_map(|(at, client)| {
         client.as_ref().map(|client| (Source::Client(at), &client.socket))
     });
+    // Who asks is answered before another may take the place.
+    let readable = peer.chain(asking).chain(listener);
+    let readable = readable.map(|(source, fd)| (source, fd.as_fd(), PollFlags::IN));
+    let agent = worker.agent.sources().map(|(fd, flags)| (Source::Agent, fd, flags));
     let mut sources: heapless::Vec<Source, SOURCES_MAX> = heapless::Vec::new();
     let mut fds: heapless::Vec<PollFd<'_>, SOURCES_MAX> = heapless::Vec::new();
-    for (source, fd) in peer.chain(listener).chain(asking).take(SOURCES_MAX) {
+    for (source, fd, flags) in readable.chain(agent).take(SOURCES_MAX) {
         let _ = sources.push(source);
-        let _ = fds.push(PollFd::new(fd, PollFlags::IN));
+        let _ = fds.push(PollFd::from_borrowed_fd(fd, flags));
     }
     if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_err() {
         sources.clear();
@@ -251,96 +251,13 @@ fn wait(
     sources
 }
 
-fn listen() -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .map_err(errno)?;
-    let _ = rustix::fs::unlink(SOCKET_PATH);
-    // The mode is there from the first moment, not after a chmod.
-    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = SocketAddrUnix::new(SOCKET_PATH).and_then(|path| rustix::net::bind(&socket, &path));
-    rustix::process::umask(old);
-    bound.map_err(errno)?;
-    rustix::net::listen(&socket, BACKLOG).map_err(errno)?;
-    Ok(socket)
-}
-
 impl Worker<'_> {
-    fn accept(&self, clients: &mut [Option<Client>]) {
-        let Some(listener) = &self.listener else { return };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(socket) = rustix::net::accept_with(listener, flags) else { return };
-        // The socket's mode lets only root in; this is for one that changed it.
-        if !sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid.is_root()) {
-            return;
-        }
-        if let Some(free) = clients.iter_mut().find(|client| client.is_none()) {
-            // Its time begins now, not when the poll before it did.
-            let deadline_us = sys::now_us().saturating_add(CLIENT_US);
-            *free = Some(Client { socket, deadline_us });
-        }
-    }
-
-    /// Takes one request and answers it. Nothing here waits.
-    fn serve(&mut self, socket: &OwnedFd, pair: &Pair) {
-        // One byte more than is allowed, to tell a request that is too long.
-        let mut request = [0; REQUEST_BYTES_MAX + 1];
-        let Ok((read, _)) = rustix::net::recv(socket, &mut request, RecvFlags::DONTWAIT) else {
-            return;
-        };
-        let request = request.get(..read).unwrap_or_default();
-        let refusal = if request.len() > REQUEST_BYTES_MAX {
-            Some(r#"{"error":"a request has at most 512 bytes"}"#)
-        } else {
-            match serde_json_core::from_slice::<Request<'_>>(request) {
-                Ok((Request { command: "status" }, end)) if end == request.len() => None,
-                Ok(_) => Some(r#"{"error":"command: allowed is \"status\""}"#),
-                Err(_) => Some(r#"{"error":"a request is {\"command\":\"status\"}"}"#),
-            }
-        };
-        let answer = match refusal {
-            Some(refusal) => refusal.as_bytes(),
-            None => self.status(pair).unwrap_or(br#"{"error":"no status"}"#),
-        };
-        let _ = rustix::net::send(socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    }
-
-    /// The answer to "status": the supervisor now, and the boot's record as it
-    /// was written.
-    fn status(&mut self, pair: &Pair) -> Option<&[u8]> {
-        let live = self.live(pair);
-        let mut head = Slice::new(self.answer);
-        write!(head, r#"{{"version":1,"live":{},"boot":"#, Json(&live)).ok()?;
-        let mut len = head.written();
-        // One byte is kept for the end.
-        let room = self.answer.len().saturating_sub(1);
-        len += Linux.read_at(RECORD_PATH, 0, self.answer.get_mut(len..room)?).ok()?;
-        *self.answer.get_mut(len)? = b'}';
-        self.answer.get(..=len)
-    }
-
-    fn live(&self, pair: &Pair) -> Live {
-        let kernel = &mut Linux;
-        let mut buf = [0; 256];
-        let init =
-            cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end()));
-        let mut knob = |name: &str| {
-            apply::knob_path(self.qm_cgroup, name)
-                .map(|path| read_text(kernel, &path, &mut buf).trim_ascii_end())
-                .map(|text| keyed_value(text, "oom_kill").or(decimal(text)))
-                .ok()
-                .flatten()
-                .unwrap_or(0)
-        };
-        Live {
-            worker: rustix::process::getpid().as_raw_nonzero().get(),
-            keeper: pair.peer.as_ref().map_or(0, |(pid, _)| pid.as_raw_nonzero().get()),
-            revivals: pair.revivals,
-            drifts: self.watch.drifts,
-            mended: self.watch.mended,
-            init,
-            qm_current_bytes: knob("memory.current"),
-            qm_oom_kills: knob("memory.events"),
-        }
+    /// Swap was made: QM may use it.
+    fn allow_swap(&mut self) {
+        let Ok(present) = swap::present() else { return };
+        let named = self.qm.swap_named.then_some(self.qm.swap_max);
+        let limit = qm_swap_max(named, present);
+        let value = Value::of(limit, &Facts::gather(&mut Linux));
+        self.watch.want(&mut Linux, self.qm.cgroup, "memory.swap.max", value);
     }
 }

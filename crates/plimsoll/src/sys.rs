@@ -138,6 +138,18 @@ pub(crate) fn adopt(fd: i32) -> Option<OwnedFd> {
     (fd > 2).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// swapon(2).
+pub(crate) fn swapon(path: &CStr, flags: u32) -> Result<(), Errno> {
+    // SAFETY: path is a C string; the kernel reads it and a number.
+    unsafe { syscall!(Sysno::swapon, path.as_ptr(), flags) }.map(|_| ())
+}
+
+/// swapoff(2).
+pub(crate) fn swapoff(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: path is a C string; the kernel reads it.
+    unsafe { syscall!(Sysno::swapoff, path.as_ptr()) }.map(|_| ())
+}
+
 /// Sends a signal to every process but PID 1 and this one.
 pub(crate) fn kill_all(signal: u32) {
     // SAFETY: kill takes two numbers.

@@ -3,23 +3,32 @@
 //! The command's output comes over virtio ports, byte for byte and apart from
 //! the serial console; qemu/guest-run is the other end.
 
+mod host;
+mod wait;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
+use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
+
+pub use self::host::Host;
+use self::host::Lines;
+use self::wait::{accept, check_alive, explained, next, wait_for};
 
 use crate::board::BoardFile;
 use crate::disk::Disk;
 use crate::image::Image;
 use crate::packages::{self, Suite};
 use crate::progress::Steps;
+use crate::qemu::qmp::Qmp;
 use crate::qemu::{Machine, Running};
 use crate::stream::{read_control, spool};
 use crate::{modules, target};
@@ -31,12 +40,10 @@ const MEMORY: &str = "2G";
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// From the last answer to power-off: file systems of a few hundred MiB.
 const POWER_OFF: Duration = Duration::from_secs(20);
-/// How often a wait looks whether QEMU still runs.
-const POLL: Duration = Duration::from_millis(50);
-/// Lines of the serial log that an error shows.
-const LAST_LINES: usize = 25;
 /// The virtio ports, as guest-run knows them.
 const PORTS: [&str; 3] = ["plimsoll.stdout", "plimsoll.stderr", "plimsoll.control"];
+/// The socket of QEMU's monitor.
+const MONITOR: &str = "monitor";
 
 /// Gets each line of the serial console.
 type LineTaker = Box<dyn FnMut(&str) + Send>;
@@ -48,8 +55,10 @@ pub struct Guest {
     steps: Steps,
     memory: String,
     board_text: Option<String>,
+    modules: Vec<String>,
     disks: Option<Vec<Disk>>,
     kernel_args: Vec<String>,
+    qemu_args: Vec<String>,
     put: Vec<(PathBuf, String)>,
     get: Vec<String>,
     timeout: Duration,
@@ -99,8 +108,10 @@ impl Guest {
             steps: Steps::Quiet,
             memory: MEMORY.into(),
             board_text: None,
+            modules: Vec::new(),
             disks: None,
             kernel_args: Vec::new(),
+            qemu_args: Vec::new(),
             put: Vec::new(),
             get: Vec::new(),
             timeout: TIMEOUT,
@@ -122,15 +133,15 @@ impl Guest {
         self
     }
 
-    /// The guest's memory as QEMU takes it: `512M`, `2G`.
+    /// The guest's memory as QEMU takes it: `512M`, `1G,maxmem=4G`.
     #[must_use]
     pub fn memory(mut self, memory: &str) -> Self {
         self.memory = memory.into();
         self
     }
 
-    /// Another text, right or wrong, for the board file in the image. Modules
-    /// and disk stay those of the board.
+    /// Another text, right or wrong, for the board file in the image. The
+    /// image's modules and the disk stay those of the board.
     #[must_use]
     pub fn board_text(mut self, text: impl Into<String>) -> Self {
         self.board_text = Some(text.into());
@@ -139,8 +150,16 @@ impl Guest {
 
     /// Another board file, as JSON.
     #[must_use]
-    pub fn board_json(self, json: &serde_json::Value) -> Self {
+    pub fn board_json(self, json: &Value) -> Self {
         self.board_text(json.to_string())
+    }
+
+    /// A kernel module in the image, named by the board file after its own.
+    /// What it depends on comes before it: `zram` after `zsmalloc`.
+    #[must_use]
+    pub fn module(mut self, name: &str) -> Self {
+        self.modules.push(name.into());
+        self
     }
 
     /// The disks, instead of the one that the board file describes.
@@ -155,6 +174,20 @@ impl Guest {
     pub fn kernel_arg(mut self, arg: &str) -> Self {
         self.kernel_args.push(arg.into());
         self
+    }
+
+    /// Arguments for QEMU: `["-device", "virtio-rng-pci"]`.
+    #[must_use]
+    pub fn qemu_args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
+        self.qemu_args.extend(args.into_iter().map(String::from));
+        self
+    }
+
+    /// What the guest's kernel has free goes back to this machine.
+    #[must_use]
+    pub fn free_page_reporting(self) -> Self {
+        self.qemu_args(["-device", "virtio-balloon-pci,free-page-reporting=on"])
+            .module("virtio_balloon")
     }
 
     /// A file or directory of this machine that the guest has at `path`.
@@ -196,7 +229,18 @@ impl Guest {
     ///
     /// An error means that the guest never reported: it panicked, it hung, it
     /// could not be built. A command that fails is an [`Outcome`].
-    pub fn run(mut self, script: &str) -> Result<Outcome> {
+    pub fn run(self, script: &str) -> Result<Outcome> {
+        self.run_with(script, |_, _| Ok(()))
+    }
+
+    /// As [`run`](Self::run); `on_line` gets each line of the command's standard
+    /// output as it comes, and the host. The guest runs on meanwhile; what
+    /// `on_line` fails with, the run fails with.
+    pub fn run_with(
+        mut self,
+        script: &str,
+        on_line: impl FnMut(&str, &mut Host) -> Result<()>,
+    ) -> Result<Outcome> {
         let dir = TempDir::with_prefix("plimsoll-")?;
         let end = format!("{}\n", Uuid::new_v4());
         let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
@@ -205,8 +249,10 @@ impl Guest {
         let disks = self.write_disks(dir.path())?;
 
         let sockets = PORTS.map(|name| (name, dir.path().join(name)));
-        let listeners = sockets.iter().map(|(_, path)| Ok(UnixListener::bind(path)?));
-        let listeners: Vec<_> = listeners.collect::<Result<_>>()?;
+        let monitor = dir.path().join(MONITOR);
+        let paths = sockets.iter().map(|(_, path)| path).chain([&monitor]);
+        let listeners: Vec<_> =
+            paths.map(|path| Ok(UnixListener::bind(path)?)).collect::<Result<_>>()?;
         let machine = Machine {
             arch: self.board.arch,
             memory: &self.memory,
@@ -215,12 +261,14 @@ impl Guest {
             kernel_args: &self.kernel_args,
             disks: &disks,
             ports: &sockets,
+            monitor: &monitor,
+            args: &self.qemu_args,
         };
         let start = Instant::now();
         let deadline = start + self.timeout;
         let on_serial = self.on_serial.take().unwrap_or_else(|| Box::new(|_| ()));
         let mut running = machine.start(on_serial)?;
-        let report = self.listen(&listeners, &mut running, &end, deadline);
+        let report = self.listen(&listeners, &mut running, &end, deadline, on_line);
         let report = report.map_err(|error| explained(&error, &mut running))?;
         let powered_off = running.wait(Instant::now() + POWER_OFF)?;
         Ok(Outcome {
@@ -255,14 +303,16 @@ impl Guest {
         let busybox = packages::busybox(arch, self.steps)?;
         let binaries = target::build(arch, self.steps)?;
         self.steps.run(format_args!("image for kernel {}", kernel.release), || {
-            let modules = modules::select(kernel, self.board.board.modules.iter().copied())?;
+            let of_board = self.board.board.modules.iter().copied();
+            let added = self.modules.iter().map(String::as_str);
+            let modules = modules::select(kernel, of_board.chain(added))?;
             let image = Image {
                 plimsoll: &binaries.plimsoll,
                 load: &binaries.load,
                 busybox: &busybox,
                 release: &kernel.release,
                 modules: &modules,
-                board: self.board_text.as_ref().unwrap_or(&self.board.text),
+                board: &self.board_file(),
             };
             let mut archive = image.archive()?;
             let get: String = self.get.iter().map(|path| format!("{path}\n")).collect();
@@ -274,6 +324,17 @@ impl Guest {
             }
             archive.write(BufWriter::new(File::create(path)?))
         })
+    }
+
+    /// The board file's text in the image. One that is no JSON gets no modules.
+    fn board_file(&self) -> String {
+        let text = self.board_text.as_ref().unwrap_or(&self.board.text);
+        let json = serde_json::from_str(text).ok().filter(|_: &Value| !self.modules.is_empty());
+        let Some(mut json) = json else { return text.clone() };
+        if let Some(Value::Array(modules)) = json.pointer_mut("/modules") {
+            modules.extend(self.modules.iter().map(|name| Value::from(name.as_str())));
+        }
+        json.to_string()
     }
 
     fn write_disks(&self, dir: &Path) -> Result<Vec<PathBuf>> {
@@ -294,18 +355,26 @@ impl Guest {
         running: &mut Running,
         end: &str,
         deadline: Instant,
+        mut on_line: impl FnMut(&str, &mut Host) -> Result<()>,
     ) -> Result<Report> {
         let mut streams = Vec::new();
         for listener in listeners {
             streams.push(accept(listener, running, deadline)?);
         }
-        let [stdout, stderr, control] = <[UnixStream; 3]>::try_from(streams)
-            .map_err(|_| anyhow!("one stream for each port"))?;
+        let [stdout, stderr, control, monitor] = <[UnixStream; 4]>::try_from(streams)
+            .map_err(|_| anyhow!("one stream for each socket"))?;
         let mut answer = control.try_clone()?;
-        let stdout = spool(stdout, end, self.streamed.then(std::io::stdout));
+        let mut host = Host::new(running.id(), Qmp::new(monitor)?, control.try_clone()?);
+        let (to, lines) = channel();
+        let stdout = spool(stdout, end, Some(Lines::new(to, self.streamed.then(std::io::stdout))));
         let stderr = spool(stderr, end, self.streamed.then(std::io::stderr));
         let control = read_control(control, end, self.get.clone());
 
+        while let Some(line) = next(&lines, running, deadline)? {
+            on_line(&line, &mut host)?;
+            // Lines without end are no report either.
+            check_alive(running, deadline)?;
+        }
         let stdout = wait_for(&stdout, running, deadline)?;
         let stderr = wait_for(&stderr, running, deadline)?;
         let (status, files) = wait_for(&control, running, deadline)?;
@@ -319,58 +388,4 @@ struct Report {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     files: BTreeMap<String, Vec<u8>>,
-}
-
-/// QEMU connects to its ports as it starts, before the guest runs.
-fn accept(listener: &UnixListener, running: &mut Running, deadline: Instant) -> Result<UnixStream> {
-    listener.set_nonblocking(true)?;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(stream);
-            }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
-                return Err(error.into());
-            }
-            Err(_) => check_alive(running, deadline)?,
-        }
-        std::thread::sleep(POLL / 10);
-    }
-}
-
-fn wait_for<T>(
-    receiver: &Receiver<Result<T>>,
-    running: &mut Running,
-    deadline: Instant,
-) -> Result<T> {
-    loop {
-        match receiver.recv_timeout(POLL) {
-            Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) => check_alive(running, deadline)?,
-            Err(RecvTimeoutError::Disconnected) => bail!("a reader of the guest's output died"),
-        }
-    }
-}
-
-fn check_alive(running: &mut Running, deadline: Instant) -> Result<()> {
-    if let Some(status) = running.ended()? {
-        bail!("the guest ended without reporting (QEMU: {status})");
-    }
-    if Instant::now() >= deadline {
-        bail!("the guest did not report in time");
-    }
-    Ok(())
-}
-
-/// The error of a guest that never reported, with what its console said.
-fn explained(error: &anyhow::Error, running: &mut Running) -> anyhow::Error {
-    // What QEMU wrote before it ended may still be on its way.
-    let _ended = running.wait(Instant::now() + POLL);
-    let serial = running.serial();
-    let panic = serial.lines().find(|line| line.contains("Kernel panic"));
-    let reason = panic.map_or_else(|| format!("{error:#}"), Into::into);
-    let lines: Vec<_> = serial.lines().collect();
-    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
-    anyhow!("{reason}\nThe serial console's last lines:\n{}", last.join("\n"))
 }

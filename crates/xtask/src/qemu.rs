@@ -1,5 +1,7 @@
 //! QEMU: boots a kernel and an initramfs directly, and never outlives us.
 
+pub mod qmp;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -31,6 +33,10 @@ pub struct Machine<'a> {
     pub disks: &'a [PathBuf],
     /// Virtio ports: name in the guest and the Unix socket we listen on.
     pub ports: &'a [(&'a str, PathBuf)],
+    /// The Unix socket we listen on for QEMU's monitor.
+    pub monitor: &'a Path,
+    /// More arguments of QEMU.
+    pub args: &'a [String],
 }
 
 /// A running machine; killed when dropped.
@@ -88,11 +94,20 @@ impl Machine<'_> {
             command.args(["-chardev", &format!("socket,id={name},path={socket}")]);
             command.args(["-device", &format!("virtserialport,chardev={name},name={name}")]);
         }
+        command.arg("-qmp").arg(format!("unix:{}", self.monitor.display()));
+        command.args(self.args);
         command
     }
 }
 
 impl Running {
+    /// QEMU's process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        // setpriv becomes QEMU, in the same process.
+        self.qemu.id()
+    }
+
     /// What the serial console said so far.
     #[must_use]
     pub fn serial(&self) -> String {

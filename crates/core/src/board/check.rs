@@ -10,6 +10,7 @@ use super::{
     Board, CpuWeight, HIGH, Host, Identity, NOT_ABOVE_MAX, OnLimitFailure, PartitionSize, Qm,
     VarQm, compare, json, keys, payloads, text,
 };
+use crate::agent::settings::Origin;
 use crate::limit::Limit;
 use crate::number::decimal;
 use crate::record;
@@ -35,6 +36,7 @@ pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], fa
     }
     set(&mut board.init_oom_score_adj, values.number("handoff.oom_score_adj"));
     set(&mut board.mend_drift, values.flag("mend_drift"));
+    board.agent.update(text, Origin::Board, faults);
     let host_score = board.host.oom_score_adj.unwrap_or(0);
     let qm_score = board.qm.oom_score_adj;
     payloads::Check { text, faults, host_score, qm_score }.all(raw, &mut board.payloads);
@@ -54,6 +56,7 @@ fn qm<'a>(qm: &mut Qm<'a>, values: Values<'_, 'a>, text: &[u8], faults: &mut Fau
     set(&mut qm.memory_min, limit("qm.memory_limit.min"));
     set(&mut qm.memory_low, limit("qm.memory_limit.low"));
     set(&mut qm.swap_max, limit("qm.memory_limit.swap_max"));
+    qm.swap_named = values.has("qm.memory_limit.swap_max");
     let above = qm.memory_high != Limit::Infinity
         && compare(qm.memory_high, qm.memory_max) == Some(Ordering::Greater);
     // Against a default that stands for what was refused, it says nothing.

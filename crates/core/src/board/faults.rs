@@ -7,13 +7,15 @@ use heapless::{String, Vec};
 
 use super::json::{self, Span};
 use super::keys;
+use crate::json::Json;
 use crate::limit::Limit;
 use crate::record;
 
 /// Faults kept: as many as one look takes in; the rest is counted.
 pub const FAULTS_MAX: usize = 8;
-/// Longest path of a key, in bytes: the longest known has 37.
-pub const KEY_PATH_MAX: usize = 40;
+/// Longest path of a key, in bytes: the longest known,
+/// `agent.memcg.cgroups[15].eviction_run_aging_count_min`, has 52.
+pub const KEY_PATH_MAX: usize = 64;
 /// What is shown of a refused value, in bytes: a UUID and its quotes have 38.
 pub const FAULT_VALUE_MAX: usize = 40;
 
@@ -52,6 +54,19 @@ impl fmt::Display for Fault {
     }
 }
 
+/// As an array of objects with field, value and allowed.
+impl fmt::Display for Json<&Faults> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "[";
+        for Fault { path, value, allowed, .. } in &self.0.kept {
+            let (path, value, allowed) = (Json(&**path), Json(&**value), Json(*allowed));
+            write!(f, r#"{comma}{{"field":{path},"value":{value},"allowed":{allowed}}}"#)?;
+            comma = ",";
+        }
+        f.write_str(if comma == "[" { "[]" } else { "]" })
+    }
+}
+
 /// The faults of one board file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
@@ -86,7 +101,7 @@ impl Faults {
     }
 
     /// Whether a fault was found at `path` or below it.
-    pub(super) fn within(&self, path: &str) -> bool {
+    pub(crate) fn within(&self, path: &str) -> bool {
         self.kept.iter().any(|fault| {
             fault
                 .path
@@ -114,7 +129,7 @@ impl Faults {
 
     /// A fault of the key at `path`, or of what should contain it where it is
     /// missing.
-    pub(super) fn refuse_key(&mut self, text: &[u8], path: &str, allowed: &'static str) {
+    pub(crate) fn refuse_key(&mut self, text: &[u8], path: &str, allowed: &'static str) {
         let (parent, _) = keys::split_last(path);
         let span = json::find(text, path).unwrap_or_else(|| {
             let start = json::find(text, parent).map_or(0, |span| span.start);

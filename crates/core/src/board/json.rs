@@ -9,7 +9,7 @@ use heapless::{String, Vec};
 use super::faults::{KEY_PATH_MAX, append};
 use crate::record;
 
-/// Levels of nesting: the deepest key is at the fourth, a manifest's never
+/// Levels of nesting: the deepest key is at the fifth, a manifest's never
 /// beyond the sixth.
 pub(crate) const DEPTH_MAX: usize = 8;
 

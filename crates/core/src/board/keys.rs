@@ -4,6 +4,8 @@
 use super::json::Shape;
 use super::text;
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
+use crate::agent::settings::{CGROUPS_MAX, Knob, Word};
+use crate::number::decimal;
 
 /// What the value of a key must be.
 #[derive(Clone, Copy)]
@@ -22,6 +24,12 @@ pub enum Kind {
     Fraction,
     /// A string that the function accepts.
     Text(fn(&str) -> bool),
+    /// true or false, the value of a knob.
+    Switch(Knob),
+    /// A whole number in the range of a knob, its value.
+    Count(Knob),
+    /// A string, the value of a setting.
+    Word(Word),
 }
 
 /// See [`Kind::WordOrInteger`]; on its own, since it is rare and larger than
@@ -60,11 +68,11 @@ impl Kind {
         match self {
             Self::Object => "object",
             Self::Array(_) => "array",
-            Self::Boolean => "boolean",
-            Self::Integer(..) => "integer",
+            Self::Boolean | Self::Switch(_) => "boolean",
+            Self::Integer(..) | Self::Count(_) => "integer",
             Self::WordOrInteger(..) => "string or integer",
             Self::Fraction => "number",
-            Self::Text(_) => "string",
+            Self::Text(_) | Self::Word(_) => "string",
         }
     }
 
@@ -73,23 +81,25 @@ impl Kind {
         match self {
             Self::Object => shape == Shape::Object,
             Self::Array(_) => shape == Shape::Array,
-            Self::Boolean => shape == Shape::Boolean,
-            Self::Integer(..) | Self::Fraction => shape == Shape::Number,
+            Self::Boolean | Self::Switch(_) => shape == Shape::Boolean,
+            Self::Integer(..) | Self::Fraction | Self::Count(_) => shape == Shape::Number,
             Self::WordOrInteger(..) => matches!(shape, Shape::Number | Shape::String),
-            Self::Text(_) => shape == Shape::String,
+            Self::Text(_) | Self::Word(_) => shape == Shape::String,
         }
     }
 
     /// Whether a value that fits may be `raw`, a string with its quotes.
     pub(super) fn accepts(self, raw: &str) -> bool {
         match self {
-            Self::Object | Self::Array(_) | Self::Boolean => true,
+            Self::Object | Self::Array(_) | Self::Boolean | Self::Switch(_) => true,
             Self::Integer(min, max) => text::integer(raw, min, max).is_some(),
             Self::WordOrInteger(&WordOrInteger { word, min, max }) => {
                 unquoted(raw) == Some(word) || text::integer(raw, min, max).is_some()
             }
             Self::Fraction => text::billionths(raw).is_some(),
             Self::Text(accepts) => unquoted(raw).is_some_and(accepts),
+            Self::Word(word) => unquoted(raw).is_some_and(|text| word.accepts(text)),
+            Self::Count(knob) => decimal(raw).is_some_and(|count| knob.range().contains(&count)),
         }
     }
 }
@@ -114,6 +124,12 @@ pub(super) fn find(path: &str) -> Option<usize> {
     // Most keys end in another letter: a look saves a comparison.
     let may = |key: &Key| key.path.as_bytes().last() == path.last();
     KEYS.iter().position(|key| may(key) && matches(key.path, path))
+}
+
+/// The same, and the key.
+pub(crate) fn lookup(path: &str) -> Option<(usize, &'static Key)> {
+    let at = find(path)?;
+    Some((at, KEYS.get(at)?))
 }
 
 fn matches(pattern: &str, path: &[u8]) -> bool {
@@ -153,6 +169,15 @@ const UUID_RANGE: &str = "a UUID such as `c36a70ca-8827-4e0e-977e-7179ccfe0e65`,
 const CGROUP_RANGE: &str =
     "a path such as `/system.slice` of at most 128 bytes; not `/`, not `/plimsoll` or below";
 
+/// Place in [`KEYS`] of the agent's section, after which its own keys come.
+pub(crate) const AGENT: usize = {
+    let mut at = 0;
+    while !matches!(KEYS[at].path.as_bytes(), b"agent") {
+        at += 1;
+    }
+    at
+};
+
 /// Two tables from one list, so that they can't differ in length.
 macro_rules! keys {
     ($($path:literal, $kind:expr, $range:expr, $unit:literal, $default:literal, $meaning:literal;)*) => {
@@ -179,7 +204,7 @@ keys! {
     "qm.memory_limit.low", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
         "memory.low of QM.";
     "qm.memory_limit.swap_max", LIMIT, LIMIT_RANGE, "% of MemTotal, or bytes", "\"0\"",
-        "memory.swap.max. The default is qm.container's MemorySwapMax=0.";
+        "memory.swap.max. The default is qm.container's MemorySwapMax=0; where the key is left out, swap that `agent.guest_swap` makes is QM's too.";
     "qm.cpu_weight", Kind::WordOrInteger(&WordOrInteger { word: "idle", min: 1, max: 10_000 }), "`idle`, or 1 to 10000", "share among siblings", "\"idle\"",
         "cpu.idle or cpu.weight.";
     "qm.cgroup", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "\"/qm.service\"",
@@ -272,10 +297,79 @@ keys! {
         "When it is started again: never, after a status other than 0 or a signal, whatever its end was.";
     "payloads[].restart_max", Kind::Integer(0, 60), "0 to 60", "restarts in any 60 seconds", "10",
         "Restarts allowed.";
+    "agent", Kind::Object, "an object", "", "(all defaults)",
+        "The memory agent, with the names, units and defaults that Kata documents for its mem-agent. Every value can be changed on the running board (`plimsoll set`) and then counts at once.";
+    "agent.memcg", Kind::Object, "an object", "", "(all defaults)",
+        "Aging and eviction: pages that no one touched for three periods are taken from their cgroup.";
+    "agent.memcg.disable", Kind::Switch(Knob::MemcgDisable), "true or false", "", "false",
+        "Neither of the two.";
+    "agent.memcg.swap", Kind::Switch(Knob::MemcgSwap), "true or false", "", "false",
+        "Whether anonymous pages are aged and evicted too, not file pages alone.";
+    "agent.memcg.swappiness_max", Kind::Count(Knob::MemcgSwappinessMax), "0 to 200", "swappiness", "50",
+        "Cap of an eviction's swappiness, which is the share of anonymous pages in the coldest ones.";
+    "agent.memcg.period_secs", Kind::Count(Knob::MemcgPeriodSecs), "1 to 604800", "seconds", "600",
+        "From one pass to the next; at most a week.";
+    "agent.memcg.period_psi_percent_limit", Kind::Count(Knob::MemcgPeriodPsiPercentLimit), "0 to 100", "% of the time", "1",
+        "A cgroup under more pressure than this since its last pass is left out of the next.";
+    "agent.memcg.eviction_psi_percent_limit", Kind::Count(Knob::MemcgEvictionPsiPercentLimit), "0 to 100", "% of the time", "1",
+        "The eviction of a cgroup under more pressure than this ends.";
+    "agent.memcg.eviction_run_aging_count_min", Kind::Count(Knob::MemcgEvictionRunAgingCountMin), "0 to 1000000", "agings", "3",
+        "Agings of a cgroup before it is evicted.";
+    "agent.memcg.cgroups", Kind::Array(CGROUPS_MAX), "at most 16 objects", "", "[]",
+        "Cgroups to manage besides QM's and all below it, or with values of their own (mem-agent's `memcg-cgroups`). Changed as a whole.";
+    "agent.memcg.cgroups[]", Kind::Object, "an object", "", "(an element)",
+        "One such cgroup and all below it. Where several cover a cgroup, the nearest counts alone; at one path an exact one before another.";
+    "agent.memcg.cgroups[].path", Kind::Text(text::is_scope), "`/`, or a path such as `/system.slice` of at most 128 bytes; not `/plimsoll` or below", "", "(required)",
+        "Its path below the cgroup2 mount. `/` is every cgroup but the root's own.";
+    "agent.memcg.cgroups[].exact", Kind::Boolean, "true or false", "", "false",
+        "This cgroup alone, nothing below it; `/` is then the root's own.";
+    "agent.memcg.cgroups[].disable", Kind::Switch(Knob::MemcgDisable), "true or false", "", "(that of `agent.memcg`)",
+        "As `agent.memcg.disable`, here.";
+    "agent.memcg.cgroups[].swap", Kind::Switch(Knob::MemcgSwap), "true or false", "", "(that of `agent.memcg`)",
+        "As `agent.memcg.swap`, here.";
+    "agent.memcg.cgroups[].swappiness_max", Kind::Count(Knob::MemcgSwappinessMax), "0 to 200", "swappiness", "(that of `agent.memcg`)",
+        "As `agent.memcg.swappiness_max`, here.";
+    "agent.memcg.cgroups[].period_secs", Kind::Count(Knob::MemcgPeriodSecs), "1 to 604800", "seconds", "(that of `agent.memcg`)",
+        "As `agent.memcg.period_secs`, here.";
+    "agent.memcg.cgroups[].period_psi_percent_limit", Kind::Count(Knob::MemcgPeriodPsiPercentLimit), "0 to 100", "% of the time", "(that of `agent.memcg`)",
+        "As `agent.memcg.period_psi_percent_limit`, here.";
+    "agent.memcg.cgroups[].eviction_psi_percent_limit", Kind::Count(Knob::MemcgEvictionPsiPercentLimit), "0 to 100", "% of the time", "(that of `agent.memcg`)",
+        "As `agent.memcg.eviction_psi_percent_limit`, here.";
+    "agent.memcg.cgroups[].eviction_run_aging_count_min", Kind::Count(Knob::MemcgEvictionRunAgingCountMin), "0 to 1000000", "agings", "(that of `agent.memcg`)",
+        "As `agent.memcg.eviction_run_aging_count_min`, here.";
+    "agent.compact", Kind::Object, "an object", "", "(all defaults)",
+        "Compaction: scattered free pages become blocks again.";
+    "agent.compact.disable", Kind::Switch(Knob::CompactDisable), "true or false", "", "false",
+        "No compaction.";
+    "agent.compact.period_secs", Kind::Count(Knob::CompactPeriodSecs), "1 to 604800", "seconds", "600",
+        "From one look to the next; at most a week.";
+    "agent.compact.period_psi_percent_limit", Kind::Count(Knob::CompactPeriodPsiPercentLimit), "0 to 100", "% of the time", "1",
+        "With more pressure on the machine than this since the last look, there is no compaction.";
+    "agent.compact.psi_percent_limit", Kind::Count(Knob::CompactPsiPercentLimit), "0 to 100", "% of the time", "5",
+        "A compaction is killed when the machine's pressure is above this.";
+    "agent.compact.sec_max", Kind::Count(Knob::CompactSecMax), "1 to 3600", "seconds", "180",
+        "A compaction is killed after this time.";
+    "agent.compact.order", Kind::Count(Knob::CompactOrder), "1 to 15", "power of two", "9",
+        "Free blocks of fewer than 2^order pages count as scattered.";
+    "agent.compact.threshold", Kind::Count(Knob::CompactThreshold), "0 to 1099511627776", "pages", "1024",
+        "Compaction runs when, since the last one, free memory fell or scattered free memory grew by more than this.";
+    "agent.compact.force_times", Kind::Count(Knob::CompactForceTimes), "0 to 18446744073709551615", "periods", "18446744073709551615",
+        "After so many periods without compaction it runs anyway; the greatest is never.";
+    "agent.guest_swap", Kind::Object, "an object", "", "(all defaults)",
+        "Swap that plimsoll makes.";
+    "agent.guest_swap.enable", Kind::Switch(Knob::GuestSwapEnable), "true or false", "", "false",
+        "Whether it makes any. What is in use stays when this is turned off.";
+    "agent.guest_swap.path", Kind::Word(Word::SwapPath), "an absolute path of at most 128 bytes", "", "\"/var/qm/swap\"",
+        "Directory of swap files, for those made from then on (Kata: `/run/kata-containers/swap`).";
+    "agent.guest_swap.size_percent", Kind::Count(Knob::GuestSwapSizePercent), "1 to 400", "% of MemTotal", "100",
+        "Size of all swap together. More than 100 is for zram, whose pages are compressed.";
+    "agent.guest_swap.create_threshold_secs", Kind::Count(Knob::GuestSwapCreateThresholdSecs), "0 to 86400", "seconds", "60",
+        "How long memory must have had its size before swap is made for it; at most a day.";
+    "agent.guest_swap.kind", Kind::Word(Word::SwapKind), "`file` or `zram`", "", "\"file\"",
+        "Files in `path`, or compressed memory (Kata has files alone).";
+    "agent.guest_swap.algorithm", Kind::Word(Word::SwapAlgorithm), "at most 32 of letters, digits and '-'", "", "\"\"",
+        "comp_algorithm of zram; empty is the kernel's choice (not Kata's).";
 }
-
-// What was seen of an object is one word of bits.
-const _: () = assert!(KEYS.len() <= u64::BITS as usize);
 
 #[cfg(test)]
 mod tests {

@@ -10,8 +10,8 @@ pub(crate) mod json;
 pub mod keys;
 mod payloads;
 mod raw;
-mod scan;
-mod text;
+pub(crate) mod scan;
+pub(crate) mod text;
 
 use core::cmp::Ordering;
 
@@ -19,10 +19,11 @@ use heapless::Vec;
 
 pub use self::faults::{FAULT_VALUE_MAX, FAULTS_MAX, Fault, Faults, KEY_PATH_MAX};
 pub use self::raw::Raw;
+use crate::agent::settings::Settings;
 use crate::limit::{Limit, Memory};
 
-/// Longest board file, in bytes: a board with every key and eight payloads is
-/// about 4 KiB; what is larger is a mistake or an attack.
+/// Longest board file, in bytes: a board with everything as often as it may
+/// be is about 11 KiB; what is larger is a mistake or an attack.
 pub const BOARD_BYTES_MAX: usize = 16 * 1024;
 /// Modules a board may name: QEMU's boards need 8, a SoC's storage path about 20.
 pub const MODULES_MAX: usize = 48;
@@ -55,6 +56,8 @@ pub struct Board<'a> {
     pub mend_drift: bool,
     /// Size of the disk image, in bytes.
     pub image_bytes: u64,
+    /// The memory agent's settings.
+    pub agent: Settings,
 }
 
 /// What QM's cgroup gets.
@@ -72,6 +75,8 @@ pub struct Qm<'a> {
     pub memory_low: Limit,
     /// memory.swap.max
     pub swap_max: Limit,
+    /// Whether the file names it; if not, swap that plimsoll makes is QM's too.
+    pub swap_named: bool,
     /// memory.oom.group
     pub oom_group: bool,
     /// pids.max; `None` is "max".
@@ -225,6 +230,7 @@ impl Default for Board<'_> {
             payloads: Vec::new(),
             mend_drift: true,
             image_bytes: IMAGE_BYTES,
+            agent: Settings::default(),
         }
     }
 }
@@ -238,6 +244,7 @@ impl Default for Qm<'_> {
             memory_min: Limit::Bytes(0),
             memory_low: Limit::Bytes(0),
             swap_max: Limit::Bytes(0),
+            swap_named: false,
             oom_group: true,
             pids_max: Some(PIDS_MAX),
             cpu_weight: CpuWeight::Idle,
@@ -263,6 +270,7 @@ impl Board<'_> {
     ///
     /// # Errors
     /// The first limit that doesn't, without line and column.
+    #[expect(clippy::result_large_err, reason = "once a boot, and then said as it is")]
     pub fn against(&self, memory: Memory) -> Result<(), Fault> {
         let qm = &self.qm;
         for (path, limit) in [
@@ -296,7 +304,7 @@ impl Qm<'_> {
         self.memory_high = safe.memory_high;
         self.memory_min = safe.memory_min;
         self.memory_low = safe.memory_low;
-        self.swap_max = safe.swap_max;
+        (self.swap_max, self.swap_named) = (safe.swap_max, true);
         self.oom_group = safe.oom_group;
         self.pids_max = Some(self.pids_max.unwrap_or(PIDS_MAX).min(PIDS_MAX));
         self.cpu_weight = safe.cpu_weight;
@@ -368,7 +376,7 @@ pub fn read<'a>(
     decode: impl FnOnce(&'a [u8]) -> Option<Raw<'a>>,
     faults: &mut Faults,
 ) -> Board<'a> {
-    let sound = scan::scan(text, faults);
+    let sound = scan::board(text, faults);
     let text: &'a [u8] = text;
     let mut board = Board::default();
     if sound {

@@ -1,21 +1,53 @@
-//! The first pass over a board file's text: every member against the table of
-//! keys.
+//! The first pass over the text of a board file or a request: every member
+//! against the table of keys.
 
 use super::BOARD_BYTES_MAX;
 use super::faults::{FAULT_VALUE_MAX, Faults};
 use super::json::{self, Span, SyntaxError, Value, Walk};
 use super::keys::{self, KEYS, Key, Kind};
 
+/// What a text may hold.
+struct Scope {
+    /// The key at a path, and its place in [`KEYS`] or one past their end.
+    lookup: fn(&str) -> Option<(usize, &'static Key)>,
+    /// The same in words.
+    keys: &'static str,
+}
+
+static BOARD: Scope = Scope { lookup: keys::lookup, keys: "a key of boards/README.md" };
+
+static REQUEST: Scope = Scope {
+    lookup: |path| match path.strip_prefix("agent") {
+        _ if path == COMMAND.path => Some((KEYS.len(), &COMMAND)),
+        Some(_) => keys::lookup(path),
+        None => None,
+    },
+    keys: "command, agent, or a key below it of boards/README.md",
+};
+
+/// The one key of a request that no board file has.
+static COMMAND: Key =
+    Key { path: "command", kind: Kind::Text(|text| text == "set"), range: "`set`" };
+
 /// Strikes out what is unknown, of the wrong type or out of range; whether the
 /// rest is worth decoding.
-pub(super) fn scan(text: &mut [u8], faults: &mut Faults) -> bool {
+pub(super) fn board(text: &mut [u8], faults: &mut Faults) -> bool {
+    scan(&BOARD, text, faults)
+}
+
+/// The same for a request to change the agent's settings.
+pub(crate) fn request(text: &mut [u8], faults: &mut Faults) -> bool {
+    scan(&REQUEST, text, faults)
+}
+
+fn scan(scope: &Scope, text: &mut [u8], faults: &mut Faults) -> bool {
     let error = if text.len() > BOARD_BYTES_MAX {
         SyntaxError { at: BOARD_BYTES_MAX, allowed: "a file of at most 16384 bytes" }
     } else if let Err(error) = core::str::from_utf8(text) {
         SyntaxError { at: error.valid_up_to(), allowed: "a file in UTF-8" }
     } else {
         let mut walk = Walk::default();
-        let Err(error) = scan_members(&mut walk, text, faults) else { return true };
+        let Err(error) = scan_members(scope, &mut walk, text, faults) else { return true };
         refuse_syntax(text, walk.path(), error, faults);
         return false;
     };
@@ -28,24 +60,28 @@ fn refuse_syntax(text: &[u8], path: &str, error: SyntaxError, faults: &mut Fault
     faults.refuse(text, path, Span { member: error.at, start: error.at, end }, error.allowed);
 }
 
-fn scan_members(walk: &mut Walk, text: &mut [u8], faults: &mut Faults) -> Result<(), SyntaxError> {
-    // Of each known key, whether the open objects have it already.
-    let mut seen: u64 = 0;
+fn scan_members(
+    scope: &Scope,
+    walk: &mut Walk,
+    text: &mut [u8],
+    faults: &mut Faults,
+) -> Result<(), SyntaxError> {
+    // Of each key, whether the open objects have it already; the last is a request's own.
+    let mut seen = [false; KEYS.len() + 1];
     while let Some(value) = walk.next(text)? {
         let element = walk.path().ends_with(']');
         if value.depth == 0 {
             continue;
         }
-        let Some((at, key)) = keys::find(walk.path()).and_then(|at| Some((at, KEYS.get(at)?)))
-        else {
-            faults.refuse(text, walk.path(), value.span, "a key of boards/README.md");
+        let Some((at, key)) = (scope.lookup)(walk.path()) else {
+            faults.refuse(text, walk.path(), value.span, scope.keys);
             strike(walk, text, &value, value.depth)?;
             continue;
         };
         if let Some(array) = array_of(key).filter(|array| is_full(array, value.index)) {
             faults.refuse(text, walk.path(), value.span, array.range);
             strike(walk, text, &value, value.depth - 1)?;
-        } else if !element && seen & (1 << at) != 0 {
+        } else if !element && seen.get(at) == Some(&true) {
             faults.refuse(text, walk.path(), value.span, "each key once");
             // Which of the two is meant can't be known.
             let first = json::find(text, walk.path());
@@ -62,10 +98,10 @@ fn scan_members(walk: &mut Walk, text: &mut [u8], faults: &mut Faults) -> Result
                 strike(walk, text, &value, value.depth - 1)?;
             }
         } else if let Kind::Object = key.kind {
-            seen &= !below(key.path);
+            forget_below(key.path, &mut seen);
         }
-        if !element {
-            seen |= 1 << at;
+        if let Some(seen) = seen.get_mut(at).filter(|_| !element) {
+            *seen = true;
         }
     }
     Ok(())
@@ -81,11 +117,11 @@ fn is_full(array: &Key, index: usize) -> bool {
     matches!(array.kind, Kind::Array(max) if index >= max)
 }
 
-/// The bits of the keys below an object.
-fn below(object: &str) -> u64 {
-    let is_below =
-        |key: &Key| key.path.strip_prefix(object).is_some_and(|rest| rest.starts_with('.'));
-    KEYS.iter().rev().fold(0, |bits, key| bits << 1 | u64::from(is_below(key)))
+/// The keys below an object are yet to be seen in it.
+fn forget_below(object: &str, seen: &mut [bool]) {
+    for (seen, key) in seen.iter_mut().zip(KEYS) {
+        *seen &= !key.path.strip_prefix(object).is_some_and(|rest| rest.starts_with('.'));
+    }
 }
 
 fn accepts(key: &Key, text: &[u8], value: &Value) -> bool {

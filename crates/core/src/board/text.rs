@@ -3,11 +3,12 @@
 use super::Uuid;
 use crate::limit::Limit;
 use crate::number::{decimal, in_radix};
+use crate::plan::SUPERVISOR_CGROUP;
 
 /// Longest cgroup path, in bytes: with the mount point before it and a
 /// payload's cgroup and a file's name behind it, it is below
 /// [`crate::PATH_MAX`].
-const CGROUP_MAX: usize = 128;
+pub(crate) const CGROUP_MAX: usize = 128;
 /// Longest word of a command and longest path, in bytes: [`crate::PATH_MAX`]
 /// with the NUL.
 const WORD_MAX: usize = crate::PATH_MAX - 1;
@@ -19,8 +20,9 @@ const NAME_MAX: usize = 55;
 const LABEL_MAX: usize = 36;
 /// Longest mount options, in bytes: ext4's longest sensible ones are half.
 const OPTIONS_MAX: usize = 128;
-/// plimsoll's own cgroup.
-const OWN_CGROUP: &str = "/plimsoll";
+/// Longest name of a compression algorithm, in bytes: the kernel's have at most
+/// 7 ("deflate", "lzo-rle").
+const ALGORITHM_MAX: usize = 32;
 
 /// A limit as systemd reads it, but neither empty nor a percentage with blanks.
 pub(super) fn limit(text: &str) -> Option<Limit> {
@@ -128,11 +130,29 @@ pub(super) fn is_cgroup(text: &str) -> bool {
     is_path(text)
         && text.len() <= CGROUP_MAX
         && text.bytes().all(|byte| byte.is_ascii_graphic())
-        && !is_inside(text, OWN_CGROUP)
+        && !is_inside(text, SUPERVISOR_CGROUP)
+}
+
+/// A cgroup of the agent's: "/" for all, or one that isn't plimsoll's own.
+/// Unlike those that plimsoll makes, it may have a name of any letters.
+pub(super) fn is_scope(text: &str) -> bool {
+    let named = is_path(text) && !is_inside(text, SUPERVISOR_CGROUP);
+    text == "/" || (named && text.len() <= CGROUP_MAX && !text.contains(char::is_control))
+}
+
+/// A directory of swap files.
+pub(crate) fn is_directory(text: &str) -> bool {
+    is_path(text) && text.len() <= CGROUP_MAX
+}
+
+/// A compression algorithm as the kernel names them, or none.
+pub(crate) fn is_algorithm(text: &str) -> bool {
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    text.len() <= ALGORITHM_MAX && text.bytes().all(name)
 }
 
 /// Whether `path` is `parent` or below it.
-pub(super) fn is_inside(path: &str, parent: &str) -> bool {
+pub(crate) fn is_inside(path: &str, parent: &str) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -1,13 +1,13 @@
-//! Edited, random and truncated board files.
+//! Board files that are no JSON; edited, random and truncated ones.
 
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
 
 use super::*;
 
 /// An edit of a text: at which share of it, how many bytes go, what comes.
-type Edit = (proptest::sample::Index, usize, Vec<u8>);
+pub(crate) type Edit = (proptest::sample::Index, usize, Vec<u8>);
 
-fn edit() -> impl Strategy<Value = Edit> {
+pub(crate) fn edit() -> impl Strategy<Value = Edit> {
     let pieces = [
         "{",
         "}",
@@ -32,6 +32,9 @@ fn edit() -> impl Strategy<Value = Edit> {
         "\"qm\": {},",
         "\"x\": [1, {}],",
         "\"name\": \"a\",",
+        "{\"path\": \"/\"},",
+        "\"exact\": true,",
+        "18446744073709551616",
         "\u{e9}",
         "\u{7f}",
         "\0",
@@ -45,7 +48,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     (any::<proptest::sample::Index>(), 0..4_usize, come)
 }
 
-fn edited(text: &str, edits: Vec<Edit>) -> Vec<u8> {
+pub(crate) fn edited(text: &str, edits: Vec<Edit>) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     for (at, go, come) in edits {
         let at = at.index(bytes.len() + 1);
@@ -87,4 +90,49 @@ fn no_truncation_is_accepted() {
         assert!(!is_sound(&whole.as_bytes()[..end]), "{end}");
     }
     assert!(is_sound(whole.as_bytes()));
+}
+
+#[test]
+fn what_is_no_json_is_no_board_at_all() {
+    let mut safe = Board::default();
+    safe.qm.fence();
+    let deep = format!("{{\"a\": {}1{}}}", "[".repeat(40), "]".repeat(40));
+    let long = format!("{{}}{}", " ".repeat(BOARD_BYTES_MAX));
+    for (text, line, column, allowed) in [
+        ("", 1, 1, "an object"),
+        ("[]", 1, 1, "an object"),
+        ("\u{feff}{}", 1, 1, "an object"),
+        ("{", 1, 2, "a key in double quotes"),
+        ("{\n  \"qm\": {},\n}", 3, 1, "a key in double quotes"),
+        ("{\"qm\" {}}", 1, 7, "':'"),
+        ("{\"qm\": }", 1, 8, "a value"),
+        ("{\"qm\": {} \"host\": {}}", 1, 11, "',' or '}'"),
+        ("{\"modules\": [\"é\" \"b\"]}", 1, 18, "',' or ']'"),
+        ("{\"modules\": [\"a\",]}", 1, 18, "a value"),
+        ("{} {}", 1, 4, "nothing after the end"),
+        ("{}\n\0", 2, 1, "nothing after the end"),
+        ("{\"name\": \"a\\u0041\"}", 1, 12, "without escapes"),
+        ("{\"name\": \"a\0\"}", 1, 12, "without control characters"),
+        ("{\"name\": \"a\n\"}", 1, 12, "without control characters"),
+        ("{\"name\": \"a", 1, 12, "ends in"),
+        ("{\"mend_drift\": tru}", 1, 16, "a value"),
+        ("{\"qm\": {\"pids_max\": 01}}", 1, 22, "',' or '}'"),
+        ("{\"qm\": {\"pids_max\": 1.}}", 1, 23, "a digit"),
+        ("{\"qm\": {\"pids_max\": -}}", 1, 22, "a digit"),
+        ("{'qm': 1}", 1, 2, "a key in double quotes"),
+        (&deep, 1, 14, "at most 8 levels"),
+        (&long, 1, 16_385, "at most 16384 bytes"),
+    ] {
+        read(text.as_bytes(), |board, faults| {
+            let fault = faults.iter().last().expect(text);
+            assert_eq!((fault.line, fault.column), (line, column), "{text}: {fault:?}");
+            assert!(fault.allowed.contains(allowed), "{text}: {fault:?}");
+            assert_eq!(*board, safe, "{text}");
+        });
+    }
+    read(b"{\"name\": \"\xff\"}", |board, faults| {
+        let fault = faults.iter().next().unwrap();
+        assert_eq!((fault.allowed, fault.line, fault.column), ("a file in UTF-8", 1, 11));
+        assert_eq!(*board, safe);
+    });
 }
