@@ -33,11 +33,13 @@ impl On {
 }
 
 macro_rules! on_each_board {
-    ($($scenario:ident),* $(,)?) => {
-        on_each_board!(@ x86_64_bookworm, "qemu-x86_64", Bookworm, $($scenario),*);
-        on_each_board!(@ x86_64_trixie, "qemu-x86_64", Trixie, $($scenario),*);
-        on_each_board!(@ aarch64_bookworm, "qemu-aarch64", Bookworm, $($scenario),*);
-        on_each_board!(@ aarch64_trixie, "qemu-aarch64", Trixie, $($scenario),*);
+    ([$($scenario:ident),* $(,)?], also on sid: [$($agent:ident),* $(,)?]) => {
+        on_each_board!(@ x86_64_bookworm, "qemu-x86_64", Bookworm, $($scenario,)* $($agent),*);
+        on_each_board!(@ x86_64_trixie, "qemu-x86_64", Trixie, $($scenario,)* $($agent),*);
+        on_each_board!(@ x86_64_sid, "qemu-x86_64", Sid, $($agent),*);
+        on_each_board!(@ aarch64_bookworm, "qemu-aarch64", Bookworm, $($scenario,)* $($agent),*);
+        on_each_board!(@ aarch64_trixie, "qemu-aarch64", Trixie, $($scenario,)* $($agent),*);
+        on_each_board!(@ aarch64_sid, "qemu-aarch64", Sid, $($agent),*);
     };
     (@ $module:ident, $board:literal, $suite:ident, $($scenario:ident),*) => {
         mod $module {
@@ -53,6 +55,7 @@ macro_rules! on_each_board {
 }
 
 on_each_board! {
+    [
     the_board_as_it_is,
     qm_does_its_worst,
     limits_in_percent_at_1_gib,
@@ -74,6 +77,22 @@ on_each_board! {
     no_kmsg,
     a_knob_that_refuses,
     the_boot_itself_is_killed,
+    ],
+    // The kernels' interfaces of the agent differ most.
+    also on sid: [
+        cold_memory_is_evicted,
+        pressure_stops_eviction,
+        fragments_are_compacted,
+        cgroups_come_and_go,
+        without_debugfs,
+        without_mglru,
+        without_psi,
+        memory_goes_back_to_the_host,
+        clocks_are_set_and_the_guest_paused,
+        clients_of_all_kinds,
+        swap_is_made,
+        swap_on_zram,
+    ]
 }
 
 /// `key value` lines of a guest's output.

@@ -1,5 +1,10 @@
 //! What each scenario does and what is right.
 
+mod agent_compact;
+mod agent_host;
+mod agent_kernel;
+mod agent_memcg;
+mod agent_swap;
 mod broken;
 mod handoff;
 mod limits;
@@ -11,6 +16,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use tempfile::NamedTempFile;
 
+pub(crate) use agent_compact::*;
+pub(crate) use agent_host::*;
+pub(crate) use agent_kernel::*;
+pub(crate) use agent_memcg::*;
+pub(crate) use agent_swap::*;
 pub(crate) use broken::*;
 pub(crate) use handoff::*;
 pub(crate) use limits::*;
