@@ -129,7 +129,9 @@ impl fmt::Display for Json<&Live> {
     }
 }
 
-/// The supervisor's own numbers as OpenMetrics text, without its end.
+/// The supervisor's own numbers as OpenMetrics text, without its end. As
+/// Prometheus reads it, in either of its formats: the names of counters have
+/// their `_total` also where they are described.
 pub struct Metrics<'a>(pub &'a Live);
 
 impl fmt::Display for Metrics<'_> {
@@ -148,16 +150,16 @@ impl fmt::Display for Metrics<'_> {
             }
         }
         for (name, help, count) in [
-            ("qm_oom_kills", "Processes of QM killed for memory.", live.qm_oom_kills),
-            ("limit_drifts", "Limits found changed.", u64::from(live.drifts)),
-            ("limits_mended", "Changed limits brought back.", u64::from(live.mended)),
-            ("revivals", "Supervisor processes brought back.", u64::from(live.revivals)),
+            ("qm_oom_kills_total", "Processes of QM killed for memory.", live.qm_oom_kills),
+            ("limit_drifts_total", "Limits found changed.", u64::from(live.drifts)),
+            ("limits_mended_total", "Changed limits brought back.", u64::from(live.mended)),
+            ("revivals_total", "Supervisor processes brought back.", u64::from(live.revivals)),
         ] {
             family(f, name, "counter", help)?;
-            writeln!(f, "plimsoll_{name}_total {count}")?;
+            writeln!(f, "plimsoll_{name} {count}")?;
         }
         let help = "Time in which tasks stood still for memory or io.";
-        family(f, "stalled_seconds", "counter", help)?;
+        family(f, "stalled_seconds_total", "counter", help)?;
         for (scope, us) in [("qm", live.qm_stalled_us), ("machine", live.machine_stalled_us)] {
             let (secs, us) = (us / 1_000_000, us % 1_000_000);
             writeln!(f, "plimsoll_stalled_seconds_total{{scope=\"{scope}\"}} {secs}.{us:06}")?;
@@ -173,13 +175,7 @@ pub(crate) fn family(
     kind: &str,
     help: &str,
 ) -> fmt::Result {
-    writeln!(f, "# TYPE plimsoll_{name} {kind}")?;
-    for unit in ["bytes", "seconds"] {
-        if name.ends_with(unit) {
-            writeln!(f, "# UNIT plimsoll_{name} {unit}")?;
-        }
-    }
-    writeln!(f, "# HELP plimsoll_{name} {help}")
+    writeln!(f, "# HELP plimsoll_{name} {help}\n# TYPE plimsoll_{name} {kind}")
 }
 
 /// What the table's head is made of, as paths in the answer to "status".

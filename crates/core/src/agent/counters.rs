@@ -3,7 +3,6 @@
 use core::fmt;
 
 use crate::json::Json;
-use crate::status::family;
 
 /// One thing that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,7 +312,10 @@ impl fmt::Display for Json<Shown<'_>> {
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Family { name, help, label, parts } in FAMILIES {
-            family(f, name, "counter", help)?;
+            writeln!(
+                f,
+                "# HELP plimsoll_{name}_total {help}\n# TYPE plimsoll_{name}_total counter"
+            )?;
             for (part, counter) in *parts {
                 let value = self.value(*counter);
                 if label.is_empty() {

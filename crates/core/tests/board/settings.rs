@@ -389,3 +389,18 @@ proptest! {
         prop_assert_eq!(found, wanted.map(|entry| entry + 1), "{}", path);
     }
 }
+
+#[test]
+fn the_tops_hold_all_rules_and_none_holds_another() {
+    let tops = |cgroups: &str| {
+        let request = format!(r#"{{"command":"set","agent":{{"memcg":{{"cgroups":{cgroups}}}}}}}"#);
+        let mut faults = Faults::default();
+        let settings = set(&Settings::default(), &mut request.into_bytes(), &mut faults).unwrap();
+        settings.tops(QM).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(tops("[]"), [QM]);
+    assert_eq!(tops(r#"[{"path":"/qm.service/a"},{"path":"/b"}]"#), [QM, "/b"]);
+    assert_eq!(tops(r#"[{"path":"/b/c"},{"path":"/b"},{"path":"/b2"}]"#), [QM, "/b", "/b2"]);
+    assert_eq!(tops(r#"[{"path":"/"},{"path":"/b"}]"#), ["/"]);
+    assert_eq!(tops(r#"[{"path":"/qm.service","exact":true},{"path":"/qm.service"}]"#), [QM]);
+}
