@@ -1,5 +1,5 @@
 //! Boards booted in QEMU: each scenario on both architectures, with the kernels
-//! of two Debian suites.
+//! of two or three Debian suites.
 //!
 //! A scenario is a script for the guest's shell that prints what it sees; what
 //! is right is judged here. One boot proves many things, since a boot takes
@@ -32,67 +32,80 @@ impl On {
     }
 }
 
-macro_rules! on_each_board {
-    ([$($scenario:ident),* $(,)?], also on sid: [$($agent:ident),* $(,)?]) => {
-        on_each_board!(@ x86_64_bookworm, "qemu-x86_64", Bookworm, $($scenario,)* $($agent),*);
-        on_each_board!(@ x86_64_trixie, "qemu-x86_64", Trixie, $($scenario,)* $($agent),*);
-        on_each_board!(@ x86_64_sid, "qemu-x86_64", Sid, $($agent),*);
-        on_each_board!(@ aarch64_bookworm, "qemu-aarch64", Bookworm, $($scenario,)* $($agent),*);
-        on_each_board!(@ aarch64_trixie, "qemu-aarch64", Trixie, $($scenario,)* $($agent),*);
-        on_each_board!(@ aarch64_sid, "qemu-aarch64", Sid, $($agent),*);
+macro_rules! on_boards {
+    ($scenarios:tt, $($module:ident: $board:literal, $suite:ident;)*) => {
+        $(on_boards!(@ $module, $board, $suite, $scenarios);)*
     };
-    (@ $module:ident, $board:literal, $suite:ident, $($scenario:ident),*) => {
+    (@ $module:ident, $board:literal, $suite:ident, [$($scenario:ident),* $(,)?]) => {
         mod $module {
-            const ON: super::On = super::On { board: $board, suite: xtask::packages::Suite::$suite };
+            const ON: crate::On =
+                crate::On { board: $board, suite: xtask::packages::Suite::$suite };
             $(
                 #[test]
                 fn $scenario() {
-                    super::scenarios::$scenario(ON);
+                    crate::scenarios::$scenario(ON);
                 }
             )*
         }
     };
 }
 
-on_each_board! {
+on_boards! {
     [
-    the_board_as_it_is,
-    qm_does_its_worst,
-    limits_in_percent_at_1_gib,
-    limits_in_bytes_and_none_at_512_mib,
-    var_qm_full,
-    var_qm_missing,
-    var_qm_of_another_uuid,
-    var_qm_with_a_zeroed_superblock,
-    var_qm_twice,
-    handoff_to_busybox_init,
-    handoff_to_nothing,
-    handoff_to_plimsoll,
-    board_file_with_mistakes,
-    board_file_that_is_no_json,
-    board_file_missing,
-    no_memory_controller,
-    no_cgroup2,
-    read_only_sys,
-    no_kmsg,
-    a_knob_that_refuses,
-    the_boot_itself_is_killed,
+        the_board_as_it_is,
+        qm_does_its_worst,
+        limits_in_percent_at_1_gib,
+        limits_in_bytes_and_none_at_512_mib,
+        var_qm_full,
+        var_qm_missing,
+        var_qm_of_another_uuid,
+        var_qm_with_a_zeroed_superblock,
+        var_qm_twice,
+        handoff_to_busybox_init,
+        handoff_to_nothing,
+        handoff_to_plimsoll,
+        board_file_with_mistakes,
+        board_file_that_is_no_json,
+        board_file_missing,
+        no_memory_controller,
+        no_cgroup2,
+        read_only_sys,
+        no_kmsg,
+        a_knob_that_refuses,
+        the_boot_itself_is_killed,
     ],
-    // The kernels' interfaces of the agent differ most.
-    also on sid: [
-        cold_memory_is_evicted,
-        pressure_stops_eviction,
-        fragments_are_compacted,
-        cgroups_come_and_go,
-        without_debugfs,
-        without_mglru,
-        without_psi,
-        memory_goes_back_to_the_host,
-        clocks_are_set_and_the_guest_paused,
-        clients_of_all_kinds,
-        swap_is_made,
-        swap_on_zram,
-    ]
+    x86_64_bookworm: "qemu-x86_64", Bookworm;
+    x86_64_trixie: "qemu-x86_64", Trixie;
+    aarch64_bookworm: "qemu-aarch64", Bookworm;
+    aarch64_trixie: "qemu-aarch64", Trixie;
+}
+
+/// The agent's scenarios: on one kernel more, since its interfaces differ most;
+/// in a module of their own, since they mostly wait and so more of them run at
+/// once.
+mod agent {
+    on_boards! {
+        [
+            cold_memory_is_evicted,
+            pressure_stops_eviction,
+            fragments_are_compacted,
+            cgroups_come_and_go,
+            without_debugfs,
+            without_mglru,
+            without_psi,
+            memory_goes_back_to_the_host,
+            clocks_are_set_and_the_guest_paused,
+            clients_of_all_kinds,
+            swap_is_made,
+            swap_on_zram,
+        ],
+        x86_64_bookworm: "qemu-x86_64", Bookworm;
+        x86_64_trixie: "qemu-x86_64", Trixie;
+        x86_64_sid: "qemu-x86_64", Sid;
+        aarch64_bookworm: "qemu-aarch64", Bookworm;
+        aarch64_trixie: "qemu-aarch64", Trixie;
+        aarch64_sid: "qemu-aarch64", Sid;
+    }
 }
 
 /// `key value` lines of a guest's output.
