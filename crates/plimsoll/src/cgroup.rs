@@ -33,11 +33,7 @@ pub(crate) struct Cgroup(OwnedFd);
 impl Cgroup {
     /// Opens the cgroup at a path below the cgroup2 mount, beginning with '/'.
     pub(crate) fn open(path: &str) -> Result<Self> {
-        let mut whole: CString<{ CGROUP_PATH_MAX + CGROUP_ROOT.len() + 1 }> = CString::new();
-        for part in [CGROUP_ROOT, path] {
-            whole.extend_from_bytes(part.as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
-        }
-        Self::at(rustix::fs::CWD, &whole)
+        Self::at(rustix::fs::CWD, &whole(path)?)
     }
 
     /// Opens a cgroup by its name in another, or `..`.
@@ -144,6 +140,28 @@ impl Cgroup {
 impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// The whole path of a cgroup.
+fn whole(path: &str) -> Result<CString<{ CGROUP_PATH_MAX + CGROUP_ROOT.len() + 1 }>> {
+    let mut whole = CString::new();
+    for part in [CGROUP_ROOT, path] {
+        whole.extend_from_bytes(part.as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+    }
+    Ok(whole)
+}
+
+/// What was remembered of a memory node of the cgroup at a path; an error where
+/// there is no such cgroup.
+pub(crate) fn state_at(path: &str, node: u32) -> Result<State> {
+    let mut bytes = [0; STATE_BYTES];
+    let name = state_name(node).ok_or(Errno::NAMETOOLONG)?;
+    match rustix::fs::getxattr(&*whole(path)?, &*name, &mut bytes[..]) {
+        Ok(read) => Ok(bytes.get(..read).and_then(State::from_bytes).unwrap_or_default()),
+        // Nothing, or another program's: as if it were new.
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::RANGE) => Ok(State::default()),
+        Err(error) => Err(errno(error)),
     }
 }
 

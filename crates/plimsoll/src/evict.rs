@@ -74,8 +74,9 @@ impl Evictions<'_> {
     /// Evicts until each cgroup is done or has to stop, then ages them.
     pub(crate) fn run(&mut self) {
         let end_us = sys::now_us().saturating_add(self.limit_us);
+        let pause_us = PAUSE_US.min(self.limit_us);
         self.flush();
-        let mut over = sys::now_us() >= end_us;
+        let mut over = false;
         loop {
             let pause = self.candidates.iter().any(|candidate| !candidate.eviction.is_one_step());
             self.step(over);
@@ -85,9 +86,10 @@ impl Evictions<'_> {
                 return;
             }
             if pause {
-                sys::sleep_us(PAUSE_US);
+                sys::sleep_us(pause_us);
             }
-            over = sys::now_us() >= end_us;
+            // What is commanded next is judged a pause later.
+            over = sys::now_us().saturating_add(pause_us) > end_us;
         }
     }
 

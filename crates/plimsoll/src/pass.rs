@@ -7,10 +7,10 @@ use plimsoll_core::agent::memcg::{self, Eviction, PAGES_MIN, Plan, Rule, State};
 use plimsoll_core::agent::psi::{Gate, Stall};
 use plimsoll_core::agent::settings::{Memcg, RULES_MAX, Settings};
 use plimsoll_core::facts::read_text;
-use plimsoll_core::kernel::Errno;
+use plimsoll_core::kernel::{Errno, Result};
 
 use crate::agent::{Report, WAY_LRU_GEN};
-use crate::cgroup::{Cgroup, RULE};
+use crate::cgroup::{self, Cgroup, RULE};
 use crate::evict::{Candidate, Evictions, Way};
 use crate::linux::Linux;
 use crate::lru::LruGen;
@@ -135,12 +135,8 @@ impl Pass<'_> {
                 self.evictions.report.counters.add(Counter::MemcgSmall, 1);
                 continue;
             }
-            match Cgroup::open(lruvec.path) {
-                Ok(cgroup) => {
-                    self.lruvec(cgroup, (Some(lruvec.id), lruvec.node), lruvec.generations, memcg)
-                }
-                Err(errno) => self.lost(errno),
-            }
+            let lru = (Some(lruvec.id), lruvec.node);
+            self.lruvec(At::Path(lruvec.path), lru, lruvec.generations, memcg);
         }
         let malformed = u64::from(dump.malformed());
         self.evictions.report.counters.add(Counter::ErrorMalformed, malformed);
@@ -159,18 +155,35 @@ impl Pass<'_> {
     /// One memory node of a cgroup, and its id in MGLRU's list.
     fn lruvec(
         &mut self,
-        cgroup: Cgroup,
-        (lru, node): (Option<u64>, u32),
+        mut at: At<'_>,
+        lru: (Option<u64>, u32),
         generations: &[Generation],
         memcg: Memcg,
     ) {
-        let mut state = cgroup.state(node).unwrap_or_default();
-        let old = state;
-        if self.is_pressed(&cgroup, &mut state, memcg) {
-            self.evictions.report.counters.add(Counter::StopPeriodPressure, 1);
-            return self.keep(&cgroup, node, &old, &state);
+        if let Err(errno) = self.look(&mut at, lru, generations, memcg) {
+            self.lost(errno);
         }
-        self.settle(&cgroup, &mut state);
+    }
+
+    fn look(
+        &mut self,
+        at: &mut At<'_>,
+        (lru, node): (Option<u64>, u32),
+        generations: &[Generation],
+        memcg: Memcg,
+    ) -> Result<()> {
+        let mut state = at.state(node)?;
+        let old = state;
+        if !self.is_quiet(memcg.rule) && self.is_pressed(at.open()?, &mut state, memcg) {
+            self.evictions.report.counters.add(Counter::StopPeriodPressure, 1);
+            return at.open()?.keep(node, &state);
+        }
+        if state.evicted > 0
+            && let Some(sample) = at.open()?.sample()
+        {
+            let back = state.settle(sample.refaults);
+            self.evictions.report.counters.add(Counter::MemcgRefaultedPages, back);
+        }
         let rule = Rule {
             period_ms: memcg.period_secs.saturating_mul(1000),
             agings_min: memcg.eviction_run_aging_count_min,
@@ -187,13 +200,18 @@ impl Pass<'_> {
             if let (Some(id), Some(seq), Some(commands)) = (lru, age, &mut self.evictions.agings) {
                 commands.age((id, node), seq, memcg.swap, &mut self.evictions.report.counters);
             }
-            return self.keep(&cgroup, node, &old, &state);
+            return if state == old { Ok(()) } else { at.open()?.keep(node, &state) };
         }
         let way = match lru {
             Some(id) => Way::LruGen { id, seq: cold.seq, age, swap: memcg.swap },
             None => Way::Reclaim { swappiness: self.swappiness },
         };
-        self.candidate(cgroup, way, node, state, cold, memcg);
+        let cgroup = core::mem::replace(at, At::Path("")).into_open()?;
+        let allowed = cgroup.unprotected_bytes() / start::page_bytes();
+        let gate = cgroup.stall().map(|stall| Gate::new(memcg.eviction_psi_percent_limit, stall));
+        let eviction = Eviction::new(&state, cold, memcg.swappiness_max, allowed);
+        self.evictions.add(Candidate { cgroup, way, node, state, eviction, gate });
+        Ok(())
     }
 
     /// Goes down the directories, where there is no list of generations.
@@ -233,59 +251,59 @@ impl Pass<'_> {
             // memory.reclaim would swap out what was not to be.
             self.evictions.report.counters.add(Counter::StopNoSwappiness, 1);
         } else {
-            self.lruvec(cgroup, (None, 0), &generations, memcg);
+            self.lruvec(At::Open(cgroup), (None, 0), &generations, memcg);
         }
     }
 
-    /// Gives a cgroup its turn to be evicted.
-    fn candidate(
-        &mut self,
-        cgroup: Cgroup,
-        way: Way,
-        node: u32,
-        state: State,
-        cold: memcg::Cold,
-        memcg: Memcg,
-    ) {
-        let allowed = cgroup.unprotected_bytes() / start::page_bytes();
-        let gate = cgroup.stall().map(|stall| Gate::new(memcg.eviction_psi_percent_limit, stall));
-        let eviction = Eviction::new(&state, cold, memcg.swappiness_max, allowed);
-        self.evictions.add(Candidate { cgroup, way, node, state, eviction, gate });
+    /// Whether nothing below the top of a rule was under pressure since the last
+    /// pass, or that can't be measured.
+    fn is_quiet(&self, rule: usize) -> bool {
+        self.roots.get(rule).copied().flatten().is_none_or(|Root { before, now }| {
+            before.is_some_and(|before| before.total_us == now.total_us)
+        })
     }
 
-    /// What came back of the last eviction.
-    fn settle(&mut self, cgroup: &Cgroup, state: &mut State) {
-        if state.evicted > 0
-            && let Some(sample) = cgroup.sample()
-        {
-            let back = state.settle(sample.refaults);
-            self.evictions.report.counters.add(Counter::MemcgRefaultedPages, back);
-        }
-    }
-
-    /// Whether the cgroup was under pressure since the last pass. What can't be
-    /// measured does not hold anything up.
+    /// Whether the cgroup was under pressure since the last pass.
     fn is_pressed(&self, cgroup: &Cgroup, state: &mut State, memcg: Memcg) -> bool {
-        let Some(Root { before, now }) = self.roots.get(memcg.rule).copied().flatten() else {
-            return false;
-        };
-        if before.is_some_and(|before| before.total_us == now.total_us) {
-            return false;
-        }
         let Some(stall) = cgroup.stall() else { return false };
         // While the root stood still, so did this one.
-        let root_us = before.map_or(0, |before| before.at_us);
+        let root = self.roots.get(memcg.rule).copied().flatten();
+        let root_us = root.and_then(|root| root.before).map_or(0, |before| before.at_us);
         let since = Stall { at_us: state.stall_at_us.max(root_us), total_us: state.stall_us };
         (state.stall_at_us, state.stall_us) = (stall.at_us, stall.total_us);
         stall.exceeds(since, memcg.period_psi_percent_limit)
     }
+}
 
-    /// Remembers what changed.
-    fn keep(&mut self, cgroup: &Cgroup, node: u32, old: &State, state: &State) {
-        if old != state
-            && let Err(errno) = cgroup.keep(node, state)
-        {
-            self.lost(errno);
+/// A cgroup that for most of what is done need not be opened.
+enum At<'a> {
+    Path(&'a str),
+    Open(Cgroup),
+}
+
+impl At<'_> {
+    /// What is remembered of one of its memory nodes.
+    fn state(&self, node: u32) -> Result<State> {
+        match self {
+            Self::Path(path) => cgroup::state_at(path, node),
+            Self::Open(cgroup) => Ok(cgroup.state(node).unwrap_or_default()),
+        }
+    }
+
+    fn open(&mut self) -> Result<&Cgroup> {
+        if let Self::Path(path) = self {
+            *self = Self::Open(Cgroup::open(path)?);
+        }
+        match self {
+            Self::Open(cgroup) => Ok(cgroup),
+            Self::Path(_) => Err(Errno::NOENT),
+        }
+    }
+
+    fn into_open(self) -> Result<Cgroup> {
+        match self {
+            Self::Path(path) => Cgroup::open(path),
+            Self::Open(cgroup) => Ok(cgroup),
         }
     }
 }

@@ -106,7 +106,7 @@ fn fuzz(binary: &Path, dir: &Path, name: &str, secs: u32) -> Result<Found> {
     if !status.success() {
         let said = log.lines().filter(|line| !line.starts_with(['#', '\t']));
         let said = said.collect::<Vec<_>>().join("\n");
-        bail!("{said}\n{name}: a finding. Keep its input in {}", corpus(name).display());
+        bail!("{said}\n{name}: a finding. Keep its input in tests/corpus/{name}");
     }
     log.lines().rev().find_map(Found::parse).context("libFuzzer reported nothing")
 }

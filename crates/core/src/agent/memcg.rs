@@ -15,9 +15,12 @@ pub const COLD_PERIODS: u64 = 3;
 pub const PAGES_MIN: u64 = 64;
 /// First and least step of an eviction, in pages: the kernel's own batch.
 const STEP_MIN: u64 = 64;
-/// Longest step, in pages: the most that the kernel scans at once
-/// (MAX_LRU_BATCH is BITS_PER_LONG * 64), 16 MiB of 4 KiB pages.
-const STEP_MAX: u64 = 4096;
+/// Longest step, in pages: 32 MiB of 4 KiB pages, which an eMMC reads again in
+/// about a second, should it have been a mistake.
+const STEP_MAX: u64 = 8192;
+/// After a step of which nothing came back, the next one is so many times as
+/// long.
+const STEP_GROWTH: u64 = 4;
 /// Of what was evicted, the share that may come back before an eviction is
 /// taken for a mistake: one sixteenth.
 const REFAULT_SHIFT: u32 = 4;
@@ -42,9 +45,7 @@ pub struct State {
     pub stall_us: u64,
     /// Refaults (workingset_refault_*) at the end of the last eviction.
     pub refaults: u64,
-    /// Youngest generation of the last pass; 0 before the first one.
-    pub youngest: u64,
-    /// File pages in all older generations than that one.
+    /// File pages in all but the youngest generation at the last pass.
     pub older_file: u64,
     /// File pages by which the older generations grew from pass to pass, the
     /// newest first.
@@ -53,7 +54,7 @@ pub struct State {
     pub evicted: u64,
     /// Pages of the next first step; 0 is the least.
     pub step: u64,
-    /// Passes seen, up to a maximum.
+    /// Passes seen, until there were enough for an eviction.
     pub passes: u32,
     /// Periods left without an eviction.
     pub skip: u8,
@@ -62,7 +63,7 @@ pub struct State {
 }
 
 /// Bytes of a [`State`]: a version, and its fields in little endian.
-pub const STATE_BYTES: usize = 1 + 11 * 8 + 2;
+pub const STATE_BYTES: usize = 1 + 10 * 8 + 2;
 /// Of [`State`] as it is kept; another version's is as good as none.
 const STATE_VERSION: u8 = 1;
 
@@ -76,7 +77,6 @@ impl State {
             self.stall_at_us,
             self.stall_us,
             self.refaults,
-            self.youngest,
             self.older_file,
             grown0,
             grown1,
@@ -97,19 +97,17 @@ impl State {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
-        let mut words = [0; 11];
+        let mut words = [0; 10];
         let (fields, rest) = rest.split_at_checked(words.len() * 8)?;
         for (word, bytes) in words.iter_mut().zip(fields.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().ok()?);
         }
-        let [at_us, total_us, refaults, youngest, older_file, g0, g1, g2, evicted, step, passes] =
-            words;
+        let [at_us, total_us, refaults, older_file, g0, g1, g2, evicted, step, passes] = words;
         let &[skip, backoff, ..] = rest else { return None };
         (*version == STATE_VERSION && bytes.len() == STATE_BYTES).then_some(Self {
             stall_at_us: at_us,
             stall_us: total_us,
             refaults,
-            youngest,
             older_file,
             grown: [g0, g1, g2],
             evicted,
@@ -167,7 +165,9 @@ pub fn pass(state: &mut State, generations: &[Generation], rule: Rule) -> Plan {
     }
     plan.age = Some(youngest.seq);
     state.grow(generations, due);
-    if due {
+    // No further than anybody asks: the state of an idle cgroup then stays as it
+    // is, and need not be kept again.
+    if due && u64::from(state.passes) <= rule.agings_min {
         state.passes = state.passes.saturating_add(1);
     }
     let cold_ms = COLD_PERIODS.saturating_mul(rule.period_ms).saturating_sub(slack_ms);
@@ -218,17 +218,19 @@ impl State {
     /// Notes by how much the old generations grew, evictions apart: by pages
     /// that were read, since pages in page tables come into the youngest.
     fn grow(&mut self, generations: &[Generation], shift: bool) {
-        let older = |seq: u64| {
-            let older = generations.iter().filter(|generation| generation.seq < seq);
+        let older = |than: u64| {
+            let older = generations.iter().filter(|generation| generation.seq < than);
             older.fold(0_u64, |sum, generation| sum.saturating_add(generation.file_pages))
         };
         let youngest = generations.last().map_or(0, |generation| generation.seq);
-        let grown = if self.youngest == 0 {
+        let grown = if *self == Self::default() {
             // Nothing is known of them: as if all were read just now.
             older(youngest)
         } else {
+            // The youngest of the last pass has been aged once since. Where it was
+            // more than that, by the kernel, more seems new than is.
             let left = self.older_file.saturating_sub(self.evicted);
-            older(self.youngest).saturating_sub(left)
+            older(youngest.saturating_sub(1)).saturating_sub(left)
         };
         let [last, before_last, _] = self.grown;
         self.grown = if shift {
@@ -238,7 +240,6 @@ impl State {
             [last.saturating_add(grown), before_last, earlier]
         };
         self.older_file = older(youngest);
-        self.youngest = youngest;
         self.evicted = 0;
     }
 
@@ -341,7 +342,7 @@ impl Eviction {
                 self.step = (self.step / 2).max(STEP_MIN);
             } else {
                 self.bad_steps = 0;
-                self.step = self.step.saturating_mul(2).min(STEP_MAX);
+                self.step = self.step.saturating_mul(STEP_GROWTH).min(STEP_MAX);
             }
             if self.bad_steps >= BAD_STEPS_MAX {
                 return Step::Stop(Counter::StopRefaults);
