@@ -46,9 +46,13 @@ pub fn check() -> Result<()> {
     let text = fs::read_to_string(repository().join("deny.toml")).context("no deny.toml")?;
     let deny: Deny = toml::from_str(&text).context("deny.toml")?;
     let mut wrong = Vec::new();
-    for line in
-        tree(&["--workspace", "--edges=normal,build,dev", "--target=all", "--format={p}\t{l}"])?
-    {
+    for line in tree(&[
+        "--workspace",
+        "--all-features",
+        "--edges=normal,build,dev",
+        "--target=all",
+        "--format={p}\t{l}",
+    ])? {
         let (package, license) = line.split_once('\t').unwrap_or((&line, ""));
         if !is_allowed(license, &deny.licenses.allow) {
             wrong.push(format!("{package}: licence {license:?}"));

@@ -6,7 +6,9 @@
 //! begins with and what it ever found; they run as tests, too.
 
 mod board;
+mod control;
 mod lru_gen;
+mod texts;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -28,9 +30,14 @@ pub struct Target {
 }
 
 /// All there is to fuzz.
-pub const TARGETS: [Target; 2] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "board", check: board::check },
+    Target { name: "control", check: control::check },
     Target { name: "lru_gen", check: lru_gen::check },
+    Target { name: "psi", check: texts::psi },
+    Target { name: "blocks", check: texts::blocks },
+    Target { name: "lines", check: texts::lines },
+    Target { name: "state", check: texts::state },
 ];
 
 /// The environment variable that tells the fuzzing binary its target.

@@ -12,6 +12,7 @@ pub mod deny;
 pub mod disk;
 pub mod elf;
 pub mod float;
+pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod install;

@@ -11,7 +11,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{board, deny, install, picture, report, target, test};
+use xtask::{board, deny, fuzz, install, picture, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -52,6 +52,14 @@ enum Command {
         /// The Debian suite whose kernel boots
         #[arg(long, default_value = "bookworm")]
         kernel: Suite,
+    },
+    /// Fuzz what takes bytes from outside
+    Fuzz {
+        /// What of it; default all in turn
+        target: Option<String>,
+        /// For how long each
+        #[arg(long, default_value_t = 600)]
+        secs: u32,
     },
     /// Check licences, and what may never reach the target
     Deny,
@@ -147,6 +155,7 @@ fn run(command: Command) -> Result<ExitCode> {
             install::for_boards(&Arch::ALL, Steps::Shown)?;
             test::budgets(kernel, Steps::Shown)?;
         }
+        Command::Fuzz { target, secs } => fuzz::run(target.as_deref(), secs)?,
         Command::Deny => deny::check()?,
         Command::Check { file } => {
             board::check(&file)?;
