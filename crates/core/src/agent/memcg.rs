@@ -355,6 +355,8 @@ impl Eviction {
             }
         }
         if pressed {
+            // The next pass learns of the pressure only after its first step.
+            self.step = STEP_MIN;
             return Step::Stop(Counter::StopEvictionPressure);
         }
         match (self.file_pages, self.anon_pages) {
@@ -370,7 +372,8 @@ impl Eviction {
         state.evicted = self.evicted;
         state.step = self.step;
         state.refaults = self.before.map_or(state.refaults, |sample| sample.refaults);
-        if self.bad_steps >= BAD_STEPS_MAX {
+        // One that its time ended had no chance to go wrong so often in a row.
+        if self.bad_steps >= BAD_STEPS_MAX || is_mistake(self.refaulted, self.evicted) {
             state.backoff = state.backoff.saturating_add(1).min(BACKOFF_MAX);
             state.skip = 1 << state.backoff;
             state.step = 0;

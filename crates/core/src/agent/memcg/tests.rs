@@ -194,6 +194,30 @@ fn it_ends_where_pages_come_back() {
 }
 
 #[test]
+fn one_ended_by_its_time_is_judged_as_a_whole() {
+    for (back, backoff) in [(4, 0), (64, 1)] {
+        let mut state = State::default();
+        let mut eviction = eviction(10_000, 0, 50, u64::MAX);
+        eviction.next(Sample::default(), false);
+        eviction.next(Sample { stolen: 64, refaults: back }, false);
+        eviction.finish(&mut state);
+        assert_eq!((state.backoff, state.skip), (backoff, if backoff > 0 { 2 } else { 0 }));
+    }
+}
+
+#[test]
+fn after_pressure_it_begins_with_the_least_step() {
+    let mut state = State::default();
+    let mut eviction = eviction(10_000, 0, 50, u64::MAX);
+    for stolen in [0, 64, 192] {
+        eviction.next(Sample { stolen, refaults: 0 }, false);
+    }
+    eviction.next(Sample { stolen: 448, refaults: 0 }, true);
+    eviction.finish(&mut state);
+    assert_eq!(state.step, 64);
+}
+
+#[test]
 fn it_ends_under_pressure_and_where_nothing_comes() {
     let mut pressed = eviction(500, 0, 50, u64::MAX);
     assert_eq!(pressed.next(Sample::default(), true), Step::Stop(Counter::StopEvictionPressure));
