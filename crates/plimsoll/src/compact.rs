@@ -35,7 +35,7 @@ pub(crate) fn run(conditions: &Conditions, history: &History, forced: bool, repo
             let large = |look: Look| look.free_pages.saturating_sub(look.small_pages);
             let gained = large(after).saturating_sub(large(before));
             report.counters.add(Counter::CompactGainedPages, gained);
-            report.after = Some(after);
+            report.after = Some(after.after(&before));
         }
         Err(errno) => failed(report, "free memory", errno),
     }

@@ -71,6 +71,19 @@ impl Look {
         let pages = movable.pages_below(self.order).min(self.small_pages);
         Self { small_movable_pages: Some(pages), ..self }
     }
+
+    /// This look after a compaction, as what the next one is compared with:
+    /// blocks that were not there `before` were freed meanwhile, maybe where
+    /// the compaction had been already.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let least = |now: Option<u64>, then: Option<u64>| Some(now?.min(then.unwrap_or(u64::MAX)));
+        Self {
+            small_pages: self.small_pages.min(before.small_pages),
+            small_movable_pages: least(self.small_movable_pages, before.small_movable_pages),
+            ..self
+        }
+    }
 }
 
 /// Why to compact.

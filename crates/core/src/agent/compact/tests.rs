@@ -123,6 +123,18 @@ fn small_movable_pages_grew_by_more_than_the_threshold() {
 }
 
 #[test]
+fn what_was_freed_while_it_ran_is_compacted_next_time() {
+    let before = look(50_000, 5000, 3000);
+    let found = look(90_000, 40_000, 30_000);
+    let history = after(found.after(&before));
+    assert_eq!(history.decide(&CONDITIONS, &found), Some(Why::SmallGrew));
+    // What it could not put together is not tried again.
+    let history = after(before.after(&found));
+    assert_eq!(history.decide(&CONDITIONS, &before), None);
+    assert_eq!(look(1, 2, None).after(&before), look(1, 2, None));
+}
+
+#[test]
 fn free_pages_fell_by_more_than_the_threshold() {
     let history = after(look(50_000, 5000, 3000));
     assert_eq!(history.decide(&CONDITIONS, &look(48_976, 0, 0)), None);
