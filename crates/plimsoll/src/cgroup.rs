@@ -101,12 +101,15 @@ impl Cgroup {
         Some(Sample { stolen: value("pgsteal"), refaults })
     }
 
-    /// Anonymous and file pages on the inactive lists.
-    pub(crate) fn inactive_pages(&self) -> Option<(u64, u64)> {
+    /// Anonymous and file pages that can be reclaimed at all.
+    pub(crate) fn reclaimable_pages(&self) -> Option<(u64, u64)> {
         let mut buf = [0; STAT_BYTES];
         let stat = self.read(c"memory.stat", &mut buf).ok()?;
-        let pages = |key| Some(keyed_value(stat, key)? / start::page_bytes());
-        Some((pages("inactive_anon")?, pages("inactive_file")?))
+        let pages = |active, inactive| {
+            let bytes = keyed_value(stat, active)?.saturating_add(keyed_value(stat, inactive)?);
+            Some(bytes / start::page_bytes())
+        };
+        Some((pages("active_anon", "inactive_anon")?, pages("active_file", "inactive_file")?))
     }
 
     /// Bytes that may be taken without going below memory.min or memory.low, its

@@ -5,7 +5,6 @@ use core::fmt::{self, Write as _};
 
 use heapless::String;
 use plimsoll_core::agent::counters::{Counter, Counters};
-use plimsoll_core::facts::read_text;
 use plimsoll_core::kernel::{Errno, Kernel as _, Result};
 use plimsoll_core::number::in_radix;
 use rustix::fd::OwnedFd;
@@ -69,9 +68,11 @@ impl LruGen {
 
 fn is_enabled() -> Result<bool> {
     let mut buf = [0; 16];
-    Linux.read_at(ENABLED, 0, &mut buf)?;
-    let bits = read_text(&mut Linux, ENABLED, &mut buf).trim_ascii_end();
-    Ok(in_radix(bits.trim_start_matches("0x"), 16).is_some_and(|bits| bits & 1 != 0))
+    let read = Linux.read_at(ENABLED, 0, &mut buf)?;
+    let bits = core::str::from_utf8(buf.get(..read).unwrap_or_default()).unwrap_or_default();
+    let bits = bits.trim_ascii_end();
+    let digits = bits.strip_prefix("0x").unwrap_or(bits);
+    Ok(in_radix(digits, 16).is_some_and(|bits| bits & 1 != 0))
 }
 
 /// Commands that are written together: either agings or evictions.

@@ -230,15 +230,17 @@ impl Pass<'_> {
         }
     }
 
-    /// A cgroup without others below it. Its inactive pages stand for an old
-    /// generation: nothing tells their age, so all have to wait their periods,
-    /// and only what comes back tells a mistake.
+    /// A cgroup without others below it. Half of its pages stand for an old
+    /// generation: nothing tells their age, and what the kernel counts as
+    /// inactive means little where nobody ages. So all have to wait their
+    /// periods, and what comes back tells where the half that is used begins.
     fn leaf(&mut self, cgroup: Cgroup, path: &str) {
         let Some(memcg) = self.rule_of(path) else { return };
         self.evictions.report.counters.add(Counter::MemcgSeen, 1);
-        let Some((anon_pages, file_pages)) = cgroup.inactive_pages() else {
+        let Some((anon_pages, file_pages)) = cgroup.reclaimable_pages() else {
             return self.lost(Errno::NOENT);
         };
+        let (anon_pages, file_pages) = (anon_pages / 2, file_pages / 2);
         let generation = |seq, age_ms| Generation { seq, age_ms, anon_pages: 0, file_pages: 0 };
         let generations = [
             Generation { anon_pages, file_pages, ..generation(1, u64::MAX) },
