@@ -1,6 +1,10 @@
 //! The limits are the kernel's, to the byte, and they hold.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::json;
+use xtask::progress::Steps;
 
 use super::LOOK;
 use crate::{On, Seen, bytes, has, record, set};
@@ -30,6 +34,15 @@ echo "supervisor_cgroup $(cat /proc/$1/cgroup)"
 echo "supervisor_files $(ls -l /proc/$1/fd /proc/$1/exe | grep -c -e ' /init' -e ' /usr' -e ' /etc' -e /dev/console)"
 echo "pss $(cat /proc/$1/smaps_rollup /proc/$2/smaps_rollup | awk '/^Pss:/ {{ sum += $2 }} END {{ print sum }}')"
 
+# Left alone, the worker wakes once a second to look at the limits, the keeper never.
+wakes() {{ awk '/^voluntary_ctxt_switches/ {{ print $2 }}' /proc/$1/status; }}
+worker=$(plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/')
+for pid; do [ $pid = $worker ] || keeper=$pid; done
+before=$(($(wakes $worker) + 0)); kept=$(($(wakes $keeper) + 0)); sleep 5
+echo "worker_wakes $(($(wakes $worker) - before))"
+echo "keeper_wakes $(($(wakes $keeper) - kept))"
+plimsoll metrics >/tmp/metrics; echo "metrics $?"
+
 # Drift is mended within two seconds.
 echo max >/sys/fs/cgroup/qm/memory.max
 sleep 2.2
@@ -56,9 +69,13 @@ plimsoll check /etc/plimsoll/board.json >/dev/null && echo "check 0"
 plimsoll plan >/tmp/plan && echo "plan $(grep -c memory.max /tmp/plan)"
 "#
     );
-    let outcome = on.guest().run(&script).unwrap();
+    let outcome = on.guest().get("/tmp/metrics").run(&script).unwrap();
     let seen = Seen::new(&outcome);
     the_plan(&seen);
+    assert!(seen.number("worker_wakes") <= 7, "{seen}");
+    seen.expect("keeper_wakes", 0);
+    seen.expect("metrics", 0);
+    takes_metrics(&outcome.files["/tmp/metrics"]);
     // The supervisor came back each time.
     seen.expect("supervisors_after", 2);
     seen.expect("revivals", 6);
@@ -70,6 +87,19 @@ plimsoll plan >/tmp/plan && echo "plan $(grep -c memory.max /tmp/plan)"
     seen.expect("check", 0);
     seen.expect("plan", 1);
     assert!(outcome.powered_off, "the board powers off\n{seen}");
+}
+
+/// promtool knows no error and no complaint; what it doesn't look at is the end
+/// that OpenMetrics wants.
+fn takes_metrics(metrics: &[u8]) {
+    let promtool = xtask::packages::promtool(Steps::Quiet).unwrap();
+    let mut check = Command::new(promtool);
+    check.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap();
+    check.stdin.take().unwrap().write_all(metrics).unwrap();
+    let said = check.wait_with_output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(metrics.ends_with(b"\n# EOF\n"));
 }
 
 fn the_plan(seen: &Seen) {

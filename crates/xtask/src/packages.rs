@@ -70,6 +70,14 @@ pub fn busybox(arch: Arch, steps: Steps) -> Result<PathBuf> {
     places.into_iter().find(|p| p.is_file()).context("no busybox in Debian's busybox-static")
 }
 
+/// Prometheus's own check of metrics, for this machine.
+pub fn promtool(steps: Steps) -> Result<PathBuf> {
+    let arch = Arch::of_host().context("promtool is there for x86_64 and aarch64")?;
+    let promtool =
+        unpacked("prometheus", &[], Suite::Bookworm, arch, steps)?.join("usr/bin/promtool");
+    promtool.is_file().then_some(promtool).context("no promtool in Debian's prometheus")
+}
+
 /// The directory with the package's files and those of the packages it depends
 /// on whose names begin with one of `parts`.
 pub fn unpacked(
