@@ -167,6 +167,7 @@ fn page_floor(bytes: u64, facts: &Facts) -> u64 {
 struct Builder<'a>(Plan<'a>);
 
 impl<'a> Builder<'a> {
+    #[inline(never)]
     fn push(&mut self, step: Step<'a>) -> Result<(), TooLong> {
         // Parents are shared: each is made, and each controller enabled, once.
         if self.0.contains(&step) {

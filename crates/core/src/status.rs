@@ -39,8 +39,7 @@ impl<'a> Request<'a> {
         let mut walk = Walk::default();
         let (mut command, mut name, mut agent) = (None, None, false);
         while let Some(value) = walk.next(text).map_err(|_| "a request is a JSON object")? {
-            let raw = text.get(value.span.start..value.span.end).unwrap_or_default();
-            let word = core::str::from_utf8(raw).ok().and_then(unquoted);
+            let word = unquoted(value.span.text(text));
             let (slot, path) = match walk.path() {
                 "" => continue,
                 path if path == "agent" || path.starts_with("agent.") => {
@@ -207,7 +206,7 @@ pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<b
     let mut dropped = "";
     let mut walk = Walk::with_escapes();
     while let Some(value) = walk.next(answer).ok()? {
-        let raw = core::str::from_utf8(answer.get(value.span.start..value.span.end)?).ok()?;
+        let raw = value.span.text(answer);
         let text = unquoted(raw).unwrap_or(raw);
         match walk.path() {
             "boot.entries" => say_head(&head, say),
@@ -244,7 +243,8 @@ fn say_agent(path: &str, text: &str, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
             "from" => say(format_args!(" ({text})\n")),
             // A member of an entry: memcg.cgroups.value[0].path
             _ => {
-                let (list, at) = name.split_once(".value").unwrap_or((name, ""));
+                let (list, at) = split_last(name);
+                let at = at.strip_prefix("value").unwrap_or_default();
                 say(format_args!("set     {list}{at}.{part} {text}\n"));
             }
         }
@@ -314,10 +314,9 @@ impl Glance {
         let mut glance = Self::default();
         let mut walk = Walk::with_escapes();
         while let Ok(Some(value)) = walk.next(answer) {
-            let raw = answer.get(value.span.start..value.span.end).unwrap_or_default();
             for ((path, _), slot) in GLANCE.iter().zip(&mut glance.0) {
                 if *path == walk.path() {
-                    *slot = core::str::from_utf8(raw).ok().and_then(decimal).unwrap_or(0);
+                    *slot = decimal(value.span.text(answer)).unwrap_or(0);
                 }
             }
         }

@@ -95,10 +95,11 @@ impl Report {
                 [self.way, 1 + look.order, look.free_pages, look.small_pages, movable]
             }
         };
-        let frame = self.counters.to_frame();
-        let all = frame.into_iter().chain(extra.into_iter().flat_map(u64::to_le_bytes));
-        for (to, byte) in bytes.iter_mut().zip(all) {
-            *to = byte;
+        if let Some((frame, rest)) = bytes.split_first_chunk_mut::<FRAME_BYTES>() {
+            *frame = self.counters.to_frame();
+            for (to, word) in rest.chunks_exact_mut(8).zip(extra) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
         }
         if rustix::io::write(&self.pipe, &bytes).is_ok() {
             self.counters = Counters::default();
@@ -167,15 +168,15 @@ impl Agent {
     }
 
     /// What wakes the worker before that.
-    pub(crate) fn sources(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        self.running.iter().flat_map(|running| {
-            let triggers = running.guard.iter().flat_map(|(_, triggers)| triggers.descriptors());
-            let triggers = triggers.filter(|_| !running.killed);
-            [&running.pidfd, &running.pipe]
-                .into_iter()
-                .map(|fd| (fd.as_fd(), PollFlags::IN))
-                .chain(triggers.map(|fd| (fd.as_fd(), PollFlags::PRI)))
-        })
+    pub(crate) fn sources<'a>(&'a self, add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags)) {
+        let Some(running) = &self.running else { return };
+        add(running.pidfd.as_fd(), PollFlags::IN);
+        add(running.pipe.as_fd(), PollFlags::IN);
+        if let Some((_, triggers)) = running.guard.as_ref().filter(|_| !running.killed) {
+            for trigger in triggers.descriptors() {
+                add(trigger.as_fd(), PollFlags::PRI);
+            }
+        }
     }
 
     /// Minds the child, or starts the next one. Whether swap was made.

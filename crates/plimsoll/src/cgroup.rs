@@ -3,26 +3,24 @@
 
 use core::ffi::CStr;
 
-use heapless::{CString, String};
+use heapless::CString;
 use plimsoll_core::agent::lru_gen::CGROUP_PATH_MAX;
 use plimsoll_core::agent::memcg::{STATE_BYTES, Sample, State};
 use plimsoll_core::agent::psi::Stall;
 use plimsoll_core::facts::CGROUP_ROOT;
 use plimsoll_core::kernel::{Errno, Result};
 use plimsoll_core::number::decimal;
-use plimsoll_core::record::cut;
+use plimsoll_core::path;
 use plimsoll_core::status::keyed_value;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, XattrFlags};
 
-use crate::linux::errno;
+use crate::linux::{CPath, c_path, errno};
 use crate::pressure::Source;
 use crate::start;
 
 /// As much of memory.stat as is read, in bytes: 7.2's has 2 KiB.
 const STAT_BYTES: usize = 4096;
-/// Longest name of a state: the prefix and a node's number.
-type StateName = CString<32>;
 
 /// In place of a memory node's number: the state of a rule, at its top.
 pub(crate) const RULE: u32 = u32::MAX;
@@ -75,13 +73,13 @@ impl Cgroup {
     /// What was remembered of one of its memory nodes.
     pub(crate) fn state(&self, node: u32) -> Option<State> {
         let mut bytes = [0; STATE_BYTES];
-        let read = rustix::fs::fgetxattr(&self.0, &*state_name(node)?, &mut bytes[..]).ok()?;
+        let read = rustix::fs::fgetxattr(&self.0, &*state_name(node).ok()?, &mut bytes[..]).ok()?;
         State::from_bytes(bytes.get(..read)?)
     }
 
     /// Remembers it.
     pub(crate) fn keep(&self, node: u32, state: &State) -> Result<()> {
-        let name = state_name(node).ok_or(Errno::NAMETOOLONG)?;
+        let name = state_name(node)?;
         rustix::fs::fsetxattr(&self.0, &*name, &state.to_bytes(), XattrFlags::empty())
             .map_err(errno)
     }
@@ -159,7 +157,7 @@ fn whole(path: &str) -> Result<CString<{ CGROUP_PATH_MAX + CGROUP_ROOT.len() + 1
 /// there is no such cgroup.
 pub(crate) fn state_at(path: &str, node: u32) -> Result<State> {
     let mut bytes = [0; STATE_BYTES];
-    let name = state_name(node).ok_or(Errno::NAMETOOLONG)?;
+    let name = state_name(node)?;
     match rustix::fs::getxattr(&*whole(path)?, &*name, &mut bytes[..]) {
         Ok(read) => Ok(bytes.get(..read).and_then(State::from_bytes).unwrap_or_default()),
         // Nothing, or another program's: as if it were new.
@@ -169,9 +167,6 @@ pub(crate) fn state_at(path: &str, node: u32) -> Result<State> {
 }
 
 /// Name of the extended attribute that holds a node's [`State`].
-fn state_name(node: u32) -> Option<StateName> {
-    let name: String<31> = cut(format_args!("trusted.plimsoll.{}", u64::from(node)));
-    let mut c = StateName::new();
-    c.extend_from_bytes(name.as_bytes()).ok()?;
-    Some(c)
+fn state_name(node: u32) -> Result<CPath> {
+    c_path(&path(format_args!("trusted.plimsoll.{}", u64::from(node)))?)
 }

@@ -1,9 +1,9 @@
 //! Powering off and rebooting, where plimsoll stayed PID 1: everything ends, is
 //! written and unmounted, and each of the three has a deadline.
 
-use embedded_io::Read as _;
 use heapless::Vec;
 use plimsoll_core::PATH_MAX;
+use plimsoll_core::agent::lines::Lines;
 use plimsoll_core::apply::knob_path;
 use plimsoll_core::board::Board;
 use plimsoll_core::facts::read_text;
@@ -108,27 +108,12 @@ fn unmount_all() {
 /// The last line of /proc/self/mounts whose device is below /dev and whose
 /// target is not the root. The file is read as a stream: it may be long.
 fn last_block_mount() -> Option<CPath> {
-    let mut mounts = File(open(c"/proc/self/mounts", OFlags::RDONLY).ok()?);
-    let mut buf = [0; 512];
-    let mut line: Vec<u8, 512> = Vec::new();
+    let mut mounts = Lines::new(File(open(c"/proc/self/mounts", OFlags::RDONLY).ok()?));
     let mut last = None;
-    loop {
-        let read = mounts.read(&mut buf).ok()?;
-        if read == 0 {
-            return last;
-        }
-        for byte in buf.get(..read).unwrap_or_default() {
-            if *byte != b'\n' {
-                // Past the room it is options, which do not matter here.
-                let _ = line.push(*byte);
-                continue;
-            }
-            if let Some(target) = block_target(&line) {
-                last = Some(target);
-            }
-            line.clear();
-        }
+    while let Some(line) = mounts.next().ok()? {
+        last = block_target(line.text).or(last);
     }
+    last
 }
 
 fn block_target(line: &[u8]) -> Option<CPath> {

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::sys;
 
 /// The files of both kinds of stall: the machine's, and a cgroup's.
-const FILES: [(&CStr, &CStr); 2] =
+static FILES: [(&CStr, &CStr); 2] =
     [(c"/proc/pressure/memory", c"memory.pressure"), (c"/proc/pressure/io", c"io.pressure")];
 /// Longest text of such a file, in bytes: two lines of at most 80.
 const TEXT_BYTES_MAX: usize = 256;
@@ -33,12 +33,17 @@ impl Source<'_> {
     /// where there is neither: the kernel has no PSI (psi=0, an old or a small
     /// one), or the cgroup is gone.
     pub(crate) fn stall(self) -> Option<Stall> {
-        let totals = FILES.map(|file| total_us(&self.open(file, OFlags::RDONLY)?));
-        let total_us = totals.into_iter().flatten().reduce(u64::saturating_add)?;
-        Some(Stall { at_us: sys::now_us(), total_us })
+        let mut sum: Option<u64> = None;
+        for file in &FILES {
+            let file = self.open(file, OFlags::RDONLY);
+            if let Some(total_us) = file.as_ref().and_then(total_us) {
+                sum = Some(sum.unwrap_or(0).saturating_add(total_us));
+            }
+        }
+        Some(Stall { at_us: sys::now_us(), total_us: sum? })
     }
 
-    fn open(self, (machine, cgroup): (&CStr, &CStr), flags: OFlags) -> Option<OwnedFd> {
+    fn open(self, &(machine, cgroup): &(&CStr, &CStr), flags: OFlags) -> Option<OwnedFd> {
         let (dir, name) = match self {
             Self::Machine => (CWD, machine),
             Self::Cgroup(dir) => (dir, cgroup),
@@ -76,10 +81,12 @@ impl Triggers {
         // proc(5)'s pressure files overwrite the last byte with their own end.
         let trigger: String<32> = cut(format_args!("some {threshold_us} {WINDOW_US}\n"));
         let flags = OFlags::RDWR | OFlags::NONBLOCK;
-        Self(FILES.map(|file| {
-            let file = source.open(file, flags)?;
-            rustix::io::write(&file, trigger.as_bytes()).ok().map(|_| file)
-        }))
+        let mut triggers = Self([None, None]);
+        for (to, file) in triggers.0.iter_mut().zip(&FILES) {
+            let file = source.open(file, flags);
+            *to = file.filter(|file| rustix::io::write(file, trigger.as_bytes()).is_ok());
+        }
+        triggers
     }
 
     /// To be polled.

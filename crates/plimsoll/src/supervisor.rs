@@ -95,7 +95,6 @@ enum Role {
 
 /// The supervisor's whole life.
 fn supervise(to_pid1: Option<OwnedFd>) -> ! {
-    let kernel = &mut Linux;
     let _ = rustix::thread::set_name(c"plimsoll");
     // The others' signals at shutdown are not for it: it ends with the kernel.
     sys::block(&[sys::SIGHUP, sys::SIGINT, sys::SIGTERM, sys::SIGPIPE]);
@@ -104,20 +103,14 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
     if let Err(errno) = &listener {
         error!("control socket: {errno}");
     }
-    let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { sys::exit(1) };
-    let read = kernel.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
-    let text = text.get_mut(..read).unwrap_or_default();
-    let board = board::read(text, board::decode_core, &mut Faults::default());
-    let facts = Facts::gather(kernel);
-    let plan = plan::plan(&board, &facts).unwrap_or_default();
-    let watch = Watch::new(kernel, &plan, &board, &facts);
+    let Some(mut worker) = prepare(listener.ok()) else { sys::exit(1) };
+    // That took far more of the stack than anything that follows.
+    sys::give_back_stack();
     // What the next init changes from here on is seen, and a request answered.
     if let Some(to_pid1) = to_pid1 {
         let _ = rustix::io::write(to_pid1, &[READY]);
     }
     let mut pair = Pair::default();
-    let agent = Agent::new(board.agent);
-    let mut worker = Worker { watch, agent, listener: listener.ok(), answer, qm: board.qm };
     let mut role = Role::Worker;
     loop {
         // Each returns in a new process that has the other role.
@@ -126,6 +119,21 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
             Role::Keeper => keep(&mut pair),
         };
     }
+}
+
+/// Reads the board file and the kernel's limits. Apart from [`supervise`], whose
+/// frame stays.
+#[inline(never)]
+fn prepare(listener: Option<OwnedFd>) -> Option<Worker<'static>> {
+    let kernel = &mut Linux;
+    let (text, answer) = (TEXT.take()?, ANSWER.take()?);
+    let read = kernel.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
+    let text = text.get_mut(..read).unwrap_or_default();
+    let board = board::read(text, board::decode_core, &mut Faults::default());
+    let facts = Facts::gather(kernel);
+    let plan = plan::plan(&board, &facts).unwrap_or_default();
+    let watch = Watch::new(kernel, &plan, &board, &facts);
+    Some(Worker { watch, agent: Agent::new(board.agent), listener, answer, qm: board.qm })
 }
 
 /// Its standard streams were PID 1's console, on a file system that somebody
@@ -201,9 +209,6 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
         if worker.agent.tick(worker.qm.cgroup) {
             worker.allow_swap();
         }
-        for client in &mut clients {
-            client.take_if(|client| now >= client.deadline_us);
-        }
         let next = next_look.min(worker.agent.deadline_us(now));
         for source in wait(worker, pair, &clients, next.saturating_sub(now)) {
             match source {
@@ -212,11 +217,17 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
                 Source::Client(at) => {
                     if let Some(client) = clients.get_mut(at).and_then(Option::take) {
                         worker.serve(&client.socket, pair);
+                        sys::give_back_stack();
                     }
                 }
                 // Minded in any case, before the next wait.
                 Source::Agent => {}
             }
+        }
+        // Who asked in time was answered, however long this process had to wait
+        // for a CPU.
+        for client in &mut clients {
+            client.take_if(|client| now >= client.deadline_us);
         }
     }
 }
@@ -228,27 +239,34 @@ fn wait(
     clients: &[Option<Client>; CLIENTS_MAX],
     timeout_us: u64,
 ) -> heapless::Vec<Source, SOURCES_MAX> {
-    let peer = pair.peer.iter().map(|(_, pidfd)| (Source::Peer, pidfd));
-    let listener = worker.listener.iter().map(|fd| (Source::Listener, fd));
-    let asking = clients.iter().enumerate().filter_map(|(at, client)| {
-        client.as_ref().map(|client| (Source::Client(at), &client.socket))
-    });
-    // Who asks is answered before another may take the place.
-    let readable = peer.chain(asking).chain(listener);
-    let readable = readable.map(|(source, fd)| (source, fd.as_fd(), PollFlags::IN));
-    let agent = worker.agent.sources().map(|(fd, flags)| (Source::Agent, fd, flags));
     let mut sources: heapless::Vec<Source, SOURCES_MAX> = heapless::Vec::new();
     let mut fds: heapless::Vec<PollFd<'_>, SOURCES_MAX> = heapless::Vec::new();
-    for (source, fd, flags) in readable.chain(agent).take(SOURCES_MAX) {
+    let mut add = |source, fd, flags| {
         let _ = sources.push(source);
         let _ = fds.push(PollFd::from_borrowed_fd(fd, flags));
+    };
+    if let Some((_, pidfd)) = &pair.peer {
+        add(Source::Peer, pidfd.as_fd(), PollFlags::IN);
     }
-    if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_err() {
-        sources.clear();
+    // Who asks is answered before another may take the place.
+    for (at, client) in clients.iter().enumerate() {
+        if let Some(client) = client {
+            add(Source::Client(at), client.socket.as_fd(), PollFlags::IN);
+        }
     }
-    let mut revents = fds.iter().map(|fd| fd.revents());
-    sources.retain(|_| revents.next().is_some_and(|revents| !revents.is_empty()));
-    sources
+    if let Some(listener) = &worker.listener {
+        add(Source::Listener, listener.as_fd(), PollFlags::IN);
+    }
+    worker.agent.sources(&mut |fd, flags| add(Source::Agent, fd, flags));
+    let mut ready = heapless::Vec::new();
+    if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_ok() {
+        for (source, fd) in sources.iter().zip(&fds) {
+            if !fd.revents().is_empty() {
+                let _ = ready.push(*source);
+            }
+        }
+    }
+    ready
 }
 
 impl Worker<'_> {

@@ -135,6 +135,7 @@ fn c(text: Arguments<'_>) -> Result<CPath, Errno> {
     c_path(&path(text)?)
 }
 
+#[inline(never)]
 fn whole_pages(bytes: u64) -> u64 {
     let page = start::page_bytes();
     bytes.checked_div(page).unwrap_or(0).saturating_mul(page)

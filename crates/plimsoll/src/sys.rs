@@ -11,7 +11,7 @@ use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::process::Pid;
 use syscalls::{Errno, Sysno, syscall};
 
-use crate::start::Start;
+use crate::start::{self, Start};
 
 /// SIGCHLD: a child ended.
 pub(crate) const SIGCHLD: u32 = 17;
@@ -170,6 +170,7 @@ pub(crate) fn now_us() -> u64 {
 }
 
 /// Sleeps; a signal ends it early.
+#[inline(never)]
 pub(crate) fn sleep_us(us: u64) {
     let time = [us / 1_000_000, us % 1_000_000 * 1000];
     // SAFETY: the kernel reads two 64-bit words.
@@ -244,6 +245,27 @@ pub(crate) fn on_fault(handler: extern "C" fn(i32) -> !) {
             syscall!(Sysno::rt_sigaction, signal, core::ptr::from_ref(&action), 0, SIGSET_BYTES)
         };
     }
+}
+
+/// How far below the caller's frame the stack may have been used, in bytes.
+const STACK_BYTES: usize = 512 << 10;
+/// MADV_DONTNEED: the memory goes back, and is zero when it is touched again.
+const MADV_DONTNEED: usize = 4;
+
+/// Gives back the stack below the caller's frame, which a process otherwise
+/// keeps from the deepest call it ever made.
+#[inline(never)]
+pub(crate) fn give_back_stack() {
+    let here = 0_u8;
+    let page = usize::try_from(start::page_bytes()).unwrap_or(0);
+    // A page further down than this frame: that is more than the rest of it, and
+    // than the 128 bytes below that x86_64 lets a leaf use.
+    let frame = core::ptr::from_ref(&here).addr();
+    let end = frame.saturating_sub(page) & page.wrapping_neg();
+    let begin = end.saturating_sub(STACK_BYTES);
+    // SAFETY: what is below the frame of the function that runs is nobody's;
+    // the kernel keeps a mebibyte below the stack free of other mappings.
+    let _ = unsafe { syscall!(Sysno::madvise, begin, end - begin, MADV_DONTNEED) };
 }
 
 /// A large buffer outside of the stack, handed out once.

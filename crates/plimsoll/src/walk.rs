@@ -4,7 +4,7 @@
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use heapless::{CString, String, Vec};
+use heapless::{String, Vec};
 use plimsoll_core::agent::counters::Counter;
 use plimsoll_core::agent::lru_gen::CGROUP_PATH_MAX;
 use plimsoll_core::kernel::{Errno, Result};
@@ -12,12 +12,10 @@ use rustix::fd::AsFd as _;
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
 use crate::cgroup::Cgroup;
-use crate::linux::errno;
+use crate::linux::{CPath, c_bytes, errno};
 
 /// Levels of cgroups that are followed; each has an open directory.
 const LEVELS_MAX: usize = 64;
-/// Longest name of a directory, in bytes, and its NUL.
-const NAME_MAX: usize = 256;
 /// Directory entries read at once, in bytes: about 30 of a cgroup's names.
 const ENTRIES_BYTES: usize = 1024;
 
@@ -42,10 +40,9 @@ pub(crate) fn leaves(top: &str, leaf: &mut dyn FnMut(Cgroup, &str), lost: &mut d
     let _ = levels.push(Level { cgroup, next: 0, path_len: path.len(), is_leaf: true });
     while let Some(level) = levels.last_mut() {
         path.truncate(level.path_len);
-        let mut name = CString::new();
-        match next_directory(level, &mut name) {
-            Ok(true) => level.is_leaf = false,
-            Ok(false) => {
+        let name = match next_directory(level) {
+            Ok(Some(name)) => name,
+            Ok(None) => {
                 if let Some(Level { cgroup, is_leaf: true, .. }) = levels.pop() {
                     leaf(cgroup, &path);
                 }
@@ -56,7 +53,8 @@ pub(crate) fn leaves(top: &str, leaf: &mut dyn FnMut(Cgroup, &str), lost: &mut d
                 levels.pop();
                 continue;
             }
-        }
+        };
+        level.is_leaf = false;
         let below =
             name.to_str().is_ok_and(|name| path.push('/').is_ok() && path.push_str(name).is_ok());
         if !below || levels.is_full() {
@@ -84,8 +82,9 @@ pub(crate) fn kind_of(errno: Errno) -> Counter {
     }
 }
 
-/// Finds the next directory below; false at the end.
-fn next_directory(level: &mut Level, name: &mut CString<NAME_MAX>) -> Result<bool> {
+/// Name of the next directory below; `None` at the end. The longest that there is
+/// just fits.
+fn next_directory(level: &mut Level) -> Result<Option<CPath>> {
     rustix::fs::seek(&level.cgroup, SeekFrom::Start(level.next)).map_err(errno)?;
     let mut buf = [MaybeUninit::uninit(); ENTRIES_BYTES];
     let mut entries = RawDir::new(level.cgroup.as_fd(), &mut buf);
@@ -94,9 +93,8 @@ fn next_directory(level: &mut Level, name: &mut CString<NAME_MAX>) -> Result<boo
         level.next = entry.next_entry_cookie();
         let found: &CStr = entry.file_name();
         if entry.file_type() == FileType::Directory && !matches!(found.to_bytes(), b"." | b"..") {
-            name.extend_from_bytes(found.to_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
-            return Ok(true);
+            return c_bytes(found.to_bytes()).map(Some);
         }
     }
-    Ok(false)
+    Ok(None)
 }

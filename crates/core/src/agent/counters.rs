@@ -97,6 +97,7 @@ impl Default for Counters {
 
 impl Counters {
     /// Counts `n` more.
+    #[inline(never)]
     pub fn add(&mut self, counter: Counter, n: u64) {
         if let Some(count) = self.0.get_mut(counter as usize) {
             *count = count.saturating_add(n);

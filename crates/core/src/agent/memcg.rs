@@ -85,10 +85,10 @@ impl State {
             self.step,
             u64::from(self.passes),
         ];
-        let fields = words.iter().flat_map(|word| word.to_le_bytes());
-        let all = [STATE_VERSION].into_iter().chain(fields).chain([self.skip, self.backoff]);
-        for (to, byte) in bytes.iter_mut().zip(all) {
-            *to = byte;
+        let [version, fields @ .., skip, backoff] = &mut bytes;
+        (*version, *skip, *backoff) = (STATE_VERSION, self.skip, self.backoff);
+        for (to, word) in fields.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }

@@ -33,6 +33,14 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
+impl Span {
+    /// The value's own text; empty where it is not UTF-8.
+    pub(crate) fn text(self, text: &[u8]) -> &str {
+        let value = text.get(self.start..self.end).unwrap_or_default();
+        core::str::from_utf8(value).unwrap_or_default()
+    }
+}
+
 /// One step of the walk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value {
@@ -283,7 +291,7 @@ pub(crate) fn find(text: &[u8], path: &str) -> Option<Span> {
 /// The value at `path` as the text has it.
 pub(crate) fn raw<'a>(text: &'a [u8], path: &str) -> Option<&'a str> {
     let span = find(text, path)?;
-    core::str::from_utf8(text.get(span.start..span.end)?).ok()
+    Some(span.text(text))
 }
 
 /// Line and column of a byte, both from 1, the column in characters.

@@ -125,8 +125,7 @@ fn forget_below(object: &str, seen: &mut [bool]) {
 }
 
 fn accepts(key: &Key, text: &[u8], value: &Value) -> bool {
-    let raw = text.get(value.span.start..value.span.end).unwrap_or_default();
-    key.kind.fits(value.shape) && core::str::from_utf8(raw).is_ok_and(|raw| key.kind.accepts(raw))
+    key.kind.fits(value.shape) && key.kind.accepts(value.span.text(text))
 }
 
 /// Strikes out the value, or with a lesser depth than its own the array that

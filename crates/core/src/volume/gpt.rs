@@ -41,8 +41,8 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether this is exactly the entry's name.
     pub(super) fn is_named(&self, name: &str) -> bool {
-        let units = self.name.iter().copied().take_while(|&unit| unit != 0);
-        char::decode_utf16(units).eq(name.chars().map(Ok))
+        let mut units = self.name.iter().copied().take_while(|&unit| unit != 0);
+        name.encode_utf16().all(|unit| units.next() == Some(unit)) && units.next().is_none()
     }
 }
 

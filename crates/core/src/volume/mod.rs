@@ -194,7 +194,12 @@ impl Search<'_> {
 
     /// What the kernel answered of a device, if that is no error.
     fn answer<T>(&mut self, device: &Name, answer: kernel::Result<T>) -> Result<T, Ended> {
-        answer.map_err(|errno| self.end(VolumeError::Io { device: device.clone(), errno }))
+        answer.map_err(|errno| self.unreadable(device, errno))
+    }
+
+    #[inline(never)]
+    fn unreadable(&mut self, device: &Name, errno: Errno) -> Ended {
+        self.end(VolumeError::Io { device: device.clone(), errno })
     }
 
     fn disk<K: Kernel>(

@@ -35,8 +35,7 @@ impl Settings {
         let mut walk = Walk::default();
         while let Ok(Some(value)) = walk.next(text) {
             let Some((at, key)) = keys::lookup(walk.path()) else { continue };
-            let raw = text.get(value.span.start..value.span.end).unwrap_or_default();
-            let raw = core::str::from_utf8(raw).unwrap_or_default();
+            let raw = value.span.text(text);
             if key.path.starts_with(ENTRY) {
                 self.take_entry(key.kind, raw);
             } else if let Some(at) = at.checked_sub(AGENT) {
