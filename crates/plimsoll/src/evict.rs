@@ -17,9 +17,6 @@ use crate::sys;
 /// the rest is looked at.
 pub(crate) const CANDIDATES_MAX: usize = 16;
 
-/// Between two steps, in microseconds: what is used every second comes back
-/// within it.
-const PAUSE_US: u64 = 1_000_000;
 /// The swappiness with which the kernel evicts anonymous pages alone.
 const ANON_ONLY: u64 = 200;
 
@@ -57,8 +54,12 @@ pub(crate) struct Evictions<'a> {
     pub(crate) agings: Option<Commands>,
     pub(crate) commands: Option<Commands>,
     pub(crate) report: &'a mut Report,
-    /// Longest time of all steps, in microseconds.
-    pub(crate) limit_us: u64,
+    /// Some had their turn.
+    pub(crate) begun: bool,
+    /// When all steps have to be over, in microseconds since the kernel's start.
+    pub(crate) end_us: u64,
+    /// Between two steps, in microseconds: time for pages to come back.
+    pub(crate) pause_us: u64,
     pub(crate) page_bytes: u64,
 }
 
@@ -73,10 +74,10 @@ impl Evictions<'_> {
 
     /// Evicts until each cgroup is done or has to stop, then ages them.
     pub(crate) fn run(&mut self) {
-        let end_us = sys::now_us().saturating_add(self.limit_us);
-        let pause_us = PAUSE_US.min(self.limit_us);
         self.flush();
-        let mut over = false;
+        // Whatever the time, the first ones of a pass have a step.
+        let mut over = self.begun && sys::now_us() >= self.end_us;
+        self.begun = true;
         loop {
             let pause = self.candidates.iter().any(|candidate| !candidate.eviction.is_one_step());
             self.step(over);
@@ -86,10 +87,10 @@ impl Evictions<'_> {
                 return;
             }
             if pause {
-                sys::sleep_us(pause_us);
+                sys::sleep_us(self.pause_us);
             }
             // What is commanded next is judged a pause later.
-            over = sys::now_us().saturating_add(pause_us) > end_us;
+            over = sys::now_us().saturating_add(self.pause_us) > self.end_us;
         }
     }
 

@@ -14,12 +14,15 @@ use crate::cgroup::{self, Cgroup, RULE};
 use crate::evict::{Candidate, Evictions, Way};
 use crate::linux::Linux;
 use crate::lru::LruGen;
-use crate::start;
 use crate::walk::{self, kind_of};
+use crate::{start, sys};
 
 /// Share of a period that evictions may take: less than a pass may be late, see
 /// [`memcg::pass`].
 const PERIOD_SHARE: u64 = 5;
+/// Between two steps of an eviction, in microseconds: what is used every second
+/// comes back within it. In a period of a few seconds it is less.
+const PAUSE_US: u64 = 1_000_000;
 
 /// What a pass is about.
 #[derive(Clone, Copy)]
@@ -37,6 +40,7 @@ pub(crate) fn run(order: Order<'_>, report: &mut Report) {
     report.counters.add(Counter::MemcgPasses, 1);
     let period_us = shortest_period_us(order);
     let limit_us = period_us / PERIOD_SHARE;
+    let pause_us = PAUSE_US.min(limit_us);
     let lru_gen = LruGen::open();
     report.way = match &lru_gen {
         Ok(_) => WAY_LRU_GEN,
@@ -48,7 +52,9 @@ pub(crate) fn run(order: Order<'_>, report: &mut Report) {
         agings: commands(),
         commands: commands(),
         report,
-        limit_us,
+        begun: false,
+        end_us: sys::now_us().saturating_add(limit_us),
+        pause_us,
         page_bytes: start::page_bytes(),
     };
     let mut pass =
