@@ -6,6 +6,8 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+#[path = "load/bench.rs"]
+mod bench;
 #[path = "load/cgroups.rs"]
 mod cgroups;
 #[path = "load/client.rs"]
@@ -17,6 +19,8 @@ mod memory;
 #[path = "load/pages.rs"]
 mod pages;
 // Each program uses its part of these.
+#[allow(dead_code)]
+mod file;
 #[allow(dead_code, unreachable_pub)]
 mod start;
 #[allow(dead_code)]
@@ -56,6 +60,15 @@ load cgroups PARENT COUNT [KIB]
                       makes COUNT cgroups in the directory PARENT, in each a
                       process that touched KIB of anonymous memory (0, the
                       default: no process), says 'made COUNT', stays
+load charge PARENT COUNT PATH KIB
+                      charges each of these cgroups with KIB of a file, its own
+                      part each; says 'charged COUNT'
+load bare PATH OWN    ages the cgroups below PATH (/qm/x) that have 64 file
+                      pages; says 'read US write US commands N': the CPU time,
+                      by the cgroup whose directory OWN is, of reading lru_gen
+                      and of writing N commands to it
+load peak DIR SECS    watches the processes of the cgroup with that directory;
+                      says 'threads N peak_kib N pss_kib N', the most together
 load client MODE [N]  N times (default 1) a client of the supervisor that is
                       silent, flood (asks at once again), long (64 KiB), slow
                       (3 s), dead (gone at once) or garbage; says
@@ -105,6 +118,9 @@ fn run(start: start::Start) -> Option<Done> {
         "fragment" => pages::fragment(number(2)?, number(3)?),
         "churn" => cgroups::churn(text(2)?, number(3)?, number(4)?, word(5, "work")),
         "cgroups" => cgroups::stay(text(2)?, number(3)?, number(4).unwrap_or(0)),
+        "charge" => bench::charge(text(2)?, number(3)?, text(4)?, number(5)?),
+        "bare" => bench::bare(text(2)?, text(3)?),
+        "peak" => bench::peak(text(2)?, number(3)?),
         "client" => client::run(client::Mode::of(text(2)?)?, number(3).unwrap_or(1)),
         "fork" => fork(number(2)?),
         _ => return None,

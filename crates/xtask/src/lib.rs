@@ -5,6 +5,7 @@ use std::path::Path;
 
 pub mod apt;
 pub mod arch;
+pub mod bench;
 pub mod board;
 pub mod cache;
 pub mod command;

@@ -11,7 +11,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{board, deny, fuzz, install, picture, report, target, test};
+use xtask::{bench, board, deny, fuzz, install, picture, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -61,6 +61,8 @@ enum Command {
         #[arg(long, default_value_t = 600)]
         secs: u32,
     },
+    /// Measure the memory agent beside a peer and the bare kernel
+    Bench(BenchArgs),
     /// Check licences, and what may never reach the target
     Deny,
     /// Check a board file: every fault with line and column
@@ -119,6 +121,25 @@ struct GuestArgs {
     cmd: Vec<String>,
 }
 
+#[derive(Args)]
+struct BenchArgs {
+    /// A mem-agent-srv for x86_64, statically linked, to compare with
+    #[arg(long)]
+    peer: Option<PathBuf>,
+    /// The Debian suite whose kernel boots
+    #[arg(long, default_value = "bookworm")]
+    kernel: Suite,
+    /// Passes measured with each number of cgroups
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Write the figures to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draw a chart into this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -156,6 +177,7 @@ fn run(command: Command) -> Result<ExitCode> {
             test::budgets(kernel, Steps::Shown)?;
         }
         Command::Fuzz { target, secs } => fuzz::run(target.as_deref(), secs)?,
+        Command::Bench(args) => bench(args)?,
         Command::Deny => deny::check()?,
         Command::Check { file } => {
             board::check(&file)?;
@@ -199,6 +221,20 @@ fn boot(args: &BootArgs) -> Result<ExitCode> {
         fs::write(path, picture::svg(&format!("$ cargo xtask boot\n\n{}", report.table())))?;
     }
     Ok(if report.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bench(args: BenchArgs) -> Result<()> {
+    install::for_boards(&[Arch::X86_64], Steps::Shown)?;
+    let BenchArgs { peer, kernel, rounds, json, svg } = args;
+    let report = bench::run(&bench::Options { peer, suite: kernel, rounds }, Steps::Shown)?;
+    println!("{}", report.table());
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    if let Some(path) = svg {
+        fs::write(path, report.chart()?)?;
+    }
+    Ok(())
 }
 
 fn guest(args: &GuestArgs) -> Result<ExitCode> {
