@@ -171,8 +171,8 @@ pub(crate) fn fragments_are_compacted(on: On) {
     assert_eq!(looks("gate_begin", "gate"), 0, "{seen}");
     assert!(grown("gate", "pressed", "/compact_stops/pressure") >= 1, "{seen}");
     // Keeper, worker and one child, though it may be too short-lived to be seen.
-    assert!(seen.number("most_pressed") <= 3, "{seen}");
-    seen.expect("most", 3);
+    assert!(seen.number("most_pressed") <= 3 && seen.number("most") <= 3, "{seen}");
+    assert!(runs("pressed", "kept") >= 2, "{seen}");
 
     assert_eq!(count(&seen, "kept", "/memcg_evicted_bytes"), 0, "{seen}");
     assert!(count(&seen, "evicted", "/memcg_evicted_bytes") > 0, "{seen}");

@@ -197,9 +197,9 @@ echo "before $(devices)"
 wait_for '[ $(value swap_failures) = 1 ]'
 echo "unknown $(count) $(devices)"
 echo "claim $(ls /run/plimsoll/zram 2>/dev/null)"
-# One that the kernel has, and would not choose if it has two.
+# One that the kernel has, with its module.
 algorithms() { tr ' ' '\n' </sys/block/zram0/comp_algorithm; }
-name=$(algorithms | grep -v '\[' | grep -m1 .); name=${name:-$(algorithms | tr -d '[]')}
+name=lz4hc; algorithms | grep -q 'lzo-rle' && name=lzo-rle
 agent "\"algorithm\":\"$name\""; wait_for '[ $(count) = 1 ]'
 echo "made $(areas)"
 echo "algorithm $(algorithms | grep -c "\[$name\]") $name"

@@ -70,9 +70,6 @@ pub fn run(options: &Options, steps: Steps) -> Result<Report> {
         if let Some(what) = line.strip_prefix("# ") {
             steps.say(what);
         }
-        if std::env::var_os("BENCH_DEBUG").is_some() && !line.starts_with("memory") {
-            eprintln!("{line}");
-        }
         samples.take(line).with_context(|| format!("the guest said {line:?}"))
     })?;
     if !samples.is_whole() {

@@ -54,9 +54,10 @@ impl Report {
             line("the kernel alone", GREY, self.samples.costs(&kernel)),
         ];
         draw_costs(&left, &costs)?;
+        let curve = |tool| self.memory.get(&tool).cloned().unwrap_or_default();
         let memory = [
-            line("peer", ORANGE, self.samples.curve(Tool::Peer)),
-            line("plimsoll", BLUE, self.samples.curve(Tool::Plimsoll)),
+            line("peer", ORANGE, curve(Tool::Peer)),
+            line("plimsoll", BLUE, curve(Tool::Plimsoll)),
         ];
         draw_memory(&right, &memory)?;
         area.present()

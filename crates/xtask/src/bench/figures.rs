@@ -1,5 +1,6 @@
 //! The figures: what follows from the samples, as a table.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
@@ -39,12 +40,16 @@ pub struct Report {
     #[serde(flatten)]
     about: About,
     rows: Vec<Row>,
+    /// Memory after the bursts, see [`Samples::curve`].
+    pub(super) memory: BTreeMap<Tool, Vec<(u64, u64)>>,
     pub(super) samples: Samples,
 }
 
 impl Report {
     pub(super) fn new(about: About, samples: Samples) -> Result<Self> {
-        let mut report = Self { about, rows: Vec::new(), samples };
+        let curve = |tool| (tool, samples.curve(tool));
+        let memory = [Tool::Plimsoll, Tool::Peer].map(curve).into();
+        let mut report = Self { about, rows: Vec::new(), memory, samples };
         report.row("stripped binary, B", |report, tool| match tool {
             Tool::Plimsoll => Some(report.about.plimsoll_bytes),
             Tool::Peer => report.about.peer_bytes,
@@ -247,7 +252,7 @@ done";
         assert_eq!(find(&report, "by map, 60 of them hot: refaults").plimsoll, Some(100));
         assert_eq!(find(&report, "by read, 4 of them hot: until").plimsoll, None);
         assert_eq!(find(&report, "per CPU second").plimsoll, Some(2030));
-        assert_eq!(report.samples.curve(Tool::Plimsoll), [(1, 1048), (60, 863), (121, 845)]);
+        assert_eq!(report.memory[&Tool::Plimsoll], [(1, 1048), (60, 863), (121, 845)]);
     }
 
     #[test]

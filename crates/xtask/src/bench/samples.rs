@@ -57,6 +57,7 @@ pub(super) struct Peak {
 pub(super) struct Seen {
     /// Time since the bursts' end in hundredths of a second, and
     /// memory.current in bytes.
+    #[serde(skip)]
     memory: Vec<(u64, u64)>,
     /// Pages that came back.
     pub(super) refaults: u64,
@@ -143,7 +144,8 @@ impl Samples {
         bursts.filter(move |(name, _)| name.starts_with(mode)).map(|(_, seen)| seen)
     }
 
-    /// Memory of all bursts together over time: seconds and MiB.
+    /// Memory of all bursts together over time, in seconds and MiB, without what
+    /// lies on a level line.
     pub(super) fn curve(&self, tool: Tool) -> Vec<(u64, u64)> {
         let Some(bursts) = self.bursts.get(&tool) else { return Vec::new() };
         let points = bursts.values().map(|seen| seen.memory.len()).min().unwrap_or(0);
@@ -152,7 +154,12 @@ impl Samples {
             let secs = at(n).map(|(at, _)| at / 100).min().unwrap_or(0);
             (secs, at(n).map(|(_, bytes)| bytes).sum::<u64>() >> 20)
         };
-        (0..points).map(point).collect()
+        let all: Vec<_> = (0..points).map(point).collect();
+        let level = |n: usize| {
+            let around = n.checked_sub(1).and_then(|before| all.get(before..n + 2));
+            around.is_some_and(|points| points.iter().all(|point| point.1 == points[0].1))
+        };
+        (0..points).filter(|n| !level(*n)).map(|n| all[n]).collect()
     }
 
     /// CPU time per pass over live cgroups: their number and microseconds.
