@@ -59,6 +59,9 @@ struct Running {
     pid: Pid,
     pidfd: OwnedFd,
     pipe: OwnedFd,
+    /// It has closed its end of the pipe, which poll would report until it is
+    /// gone: milliseconds, while the kernel takes its mount down.
+    silent: bool,
     deadline_us: u64,
     guard: Option<(Gate, Triggers)>,
     killed: bool,
@@ -171,7 +174,9 @@ impl Agent {
     pub(crate) fn sources<'a>(&'a self, add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags)) {
         let Some(running) = &self.running else { return };
         add(running.pidfd.as_fd(), PollFlags::IN);
-        add(running.pipe.as_fd(), PollFlags::IN);
+        if !running.silent {
+            add(running.pipe.as_fd(), PollFlags::IN);
+        }
         if let Some((_, triggers)) = running.guard.as_ref().filter(|_| !running.killed) {
             for trigger in triggers.descriptors() {
                 add(trigger.as_fd(), PollFlags::PRI);
@@ -244,6 +249,7 @@ impl Agent {
                     pid,
                     pidfd,
                     pipe,
+                    silent: false,
                     deadline_us,
                     guard,
                     killed: false,
@@ -314,7 +320,14 @@ impl Agent {
 
     fn read_reports(&mut self, running: &mut Running) {
         let mut bytes = [0; REPORT_BYTES];
-        while let Ok(REPORT_BYTES) = rustix::io::read(&running.pipe, &mut bytes) {
+        loop {
+            match rustix::io::read(&running.pipe, &mut bytes) {
+                Ok(REPORT_BYTES) => {}
+                read => {
+                    running.silent = read == Ok(0);
+                    return;
+                }
+            }
             let Some((frame, extra)) = bytes.split_first_chunk::<FRAME_BYTES>() else { return };
             let counters = Counters::from_frame(frame);
             let gains = [Counter::MemcgEvictedPages, Counter::SwapMadeBytes];
