@@ -45,7 +45,7 @@ mount -t ext4 /dev/vda2 /tmp/host
 # QEMU has translated all of it once, and what the boot left is given back.
 begin 4 4 4; end; plimsoll agent run-now compact >/dev/null; sleep 5
 echo "mark before"
-begin 360 48 60
+begin 440 32 40
 echo "mark top"
 sh -c "echo 0 >$qm/left/cgroup.procs; exec dd if=/dev/zero of=/var/qm/left bs=64K count=768" 2>/dev/null
 sync
