@@ -11,8 +11,8 @@ use super::LOOK;
 use crate::{On, Seen, set};
 
 /// From one pass to the next, and from one look at fragmentation to the next,
-/// in seconds: three steps of an eviction, a second apart, fit into a pass.
-const PERIOD_SECS: u64 = 11;
+/// in seconds. The kernel reports free blocks every two seconds, some at a time.
+const PERIOD_SECS: u64 = 20;
 
 /// A burst of QM's: memory in huge pages and in single ones, and files. Between
 /// the files' pages lie those of a service of the host, which writes a little
@@ -77,7 +77,7 @@ pub(crate) fn memory_goes_back_to_the_host(on: On) {
     let guest = on.guest().board_json(&board).disks([disk]).free_page_reporting();
     let script = format!("{LOOK}{}", BURST.replace("PERIOD", &PERIOD_SECS.to_string()));
     let mut rss_kib = BTreeMap::new();
-    let outcome = guest.timeout(Duration::from_secs(300)).run_with(&script, |line, host| {
+    let outcome = guest.timeout(Duration::from_secs(420)).run_with(&script, |line, host| {
         if let Some(mark) = line.strip_prefix("mark ") {
             rss_kib.insert(mark.to_owned(), host.rss_kib()?);
         }
