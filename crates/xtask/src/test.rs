@@ -15,7 +15,7 @@ use crate::{command, deny, install, repository, size};
 const GUESTS: &str = "--test-threads=2";
 /// Guests of the agent's scenarios at once: they wait for periods to pass most
 /// of the time.
-const WAITING_GUESTS: &str = "--test-threads=4";
+const WAITING_GUESTS: &str = "--test-threads=3";
 
 /// What runs on the host alone: format, lints, unit tests.
 pub fn quick(steps: Steps) -> Result<()> {
