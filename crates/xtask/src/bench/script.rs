@@ -12,7 +12,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// Where the guest has the peer.
-pub(super) const PEER_PATH: &str = "/root/peer";
+pub(super) const PEER_PATH: &str = "/usr/bin/peer";
 /// From one pass to the next, of both tools, in seconds: the peer ages no
 /// generation that is younger.
 pub(super) const PERIOD_SECS: u64 = 60;
