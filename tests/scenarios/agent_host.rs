@@ -74,7 +74,7 @@ pub(crate) fn memory_goes_back_to_the_host(on: On) {
     set(&mut board, &["agent", "memcg", "period_secs"], json!(PERIOD_SECS));
     set(&mut board, &["agent", "compact", "period_secs"], json!(PERIOD_SECS));
     let disk = Disk { bytes: 1 << 30, var_qm: Some(VarQm::new(512 << 20)) };
-    let guest = on.guest().board_json(&board).disks([disk]).free_page_reporting();
+    let guest = on.waiting_guest().board_json(&board).disks([disk]).free_page_reporting();
     let script = format!("{LOOK}{}", BURST.replace("PERIOD", &PERIOD_SECS.to_string()));
     let mut rss_kib = BTreeMap::new();
     let outcome = guest.timeout(Duration::from_secs(420)).run_with(&script, |line, host| {
@@ -150,7 +150,8 @@ pub(crate) fn clocks_are_set_and_the_guest_paused(on: On) {
     set(&mut board, &["image", "partitions", "var_qm", "relative_size"], json!(0.5));
     let disk = Disk { bytes: 256 << 20, var_qm: Some(VarQm::new(128 << 20)) };
     let script = format!("{LOOK}{}", CLOCKS.replace("PERIOD", &PERIOD_SECS.to_string()));
-    let guest = on.guest().board_json(&board).disks([disk]).timeout(Duration::from_secs(300));
+    let guest =
+        on.waiting_guest().board_json(&board).disks([disk]).timeout(Duration::from_secs(300));
     let outcome = guest.run_with(&script, |line, host| {
         if line == "pause" {
             host.qmp("stop", json!({}))?;

@@ -96,7 +96,8 @@ impl Cgroup {
         let value = |key| keyed_value(stat, key).unwrap_or(0);
         let refaults =
             value("workingset_refault_anon").saturating_add(value("workingset_refault_file"));
-        Some(Sample { stolen: value("pgsteal"), refaults })
+        let unmapped = value("file").saturating_sub(value("file_mapped")) / start::page_bytes();
+        Some(Sample { stolen: value("pgsteal"), refaults, unmapped })
     }
 
     /// Anonymous and file pages that can be reclaimed at all.

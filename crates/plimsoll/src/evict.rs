@@ -79,14 +79,13 @@ impl Evictions<'_> {
         let mut over = self.begun && sys::now_us() >= self.end_us;
         self.begun = true;
         loop {
-            let pause = self.candidates.iter().any(|candidate| !candidate.eviction.is_one_step());
             self.step(over);
             self.flush();
             self.report.send();
             if self.candidates.is_empty() {
                 return;
             }
-            if pause {
+            if self.candidates.iter().any(|candidate| candidate.eviction.has_more()) {
                 sys::sleep_us(self.pause_us);
             }
             // What is commanded next is judged a pause later.

@@ -183,6 +183,14 @@ impl Guest {
         self
     }
 
+    /// One CPU whose clock counts instructions, 2^`shift` nanoseconds each, and
+    /// jumps where the CPU is idle: what else this machine does changes nothing
+    /// in the guest, and waiting takes no time. Two CPUs cannot start that way.
+    #[must_use]
+    pub fn virtual_time(self, shift: u8) -> Self {
+        self.qemu_args(["-smp", "1", "-icount", &format!("shift={shift},sleep=off")])
+    }
+
     /// What the guest's kernel has free goes back to this machine.
     #[must_use]
     pub fn free_page_reporting(self) -> Self {

@@ -13,9 +13,6 @@ use crate::{command, deny, install, repository, size};
 
 /// Guests at once: one for each of two CPUs.
 const GUESTS: &str = "--test-threads=2";
-/// Guests of the agent's scenarios at once: they wait for periods to pass most
-/// of the time.
-const WAITING_GUESTS: &str = "--test-threads=3";
 
 /// What runs on the host alone: format, lints, unit tests.
 pub fn quick(steps: Steps) -> Result<()> {
@@ -45,9 +42,7 @@ pub fn all(steps: Steps) -> Result<()> {
     steps.run("licences and bans", deny::check)?;
     install::for_boards(&Arch::ALL, steps)?;
     budgets(Suite::Bookworm, steps)?;
-    let boot = ["test", "--package=xtask", "--test=boot", "--"];
-    command::run(&mut cargo(&[&boot[..], &[GUESTS, "--skip=agent::"]].concat()))?;
-    command::run(&mut cargo(&[&boot[..], &[WAITING_GUESTS, "agent::"]].concat()))
+    command::run(&mut cargo(&["test", "--package=xtask", "--test=boot", "--", GUESTS]))
 }
 
 /// Measures and prints all budgets; an error if one is broken.

@@ -18,6 +18,12 @@ const STEP_MIN: u64 = 64;
 /// Longest step, in pages: 32 MiB of 4 KiB pages, which an eMMC reads again in
 /// about a second, should it have been a mistake.
 const STEP_MAX: u64 = 8192;
+/// Of pages that the kernel does not see used, a step takes no more than 1/2^n:
+/// should all that is left be used, this much is lost before it shows.
+const UNSEEN_SHIFT: u32 = 4;
+/// So many of them in any case: 2 MiB of 4 KiB pages, so that the rest of an
+/// eviction does not take a second for every batch.
+const UNSEEN_MIN: u64 = 512;
 /// After a step of which nothing came back, the next one is so many times as
 /// long.
 const STEP_GROWTH: u64 = 4;
@@ -274,6 +280,8 @@ pub struct Eviction {
     anon_pages: u64,
     /// Pages of the next step.
     step: u64,
+    /// Pages that the step before was to evict.
+    asked: u64,
     /// Counts at the begin of the step before, if there was one.
     before: Option<Sample>,
     bad_steps: u8,
@@ -290,6 +298,9 @@ pub struct Sample {
     pub stolen: u64,
     /// Pages that came back (workingset_refault_anon and _file).
     pub refaults: u64,
+    /// File pages in no page table: the kernel does not see them used, since
+    /// that is done with read(2) if at all (file less file_mapped).
+    pub unmapped: u64,
 }
 
 /// The next step of an eviction.
@@ -318,13 +329,23 @@ impl Eviction {
         let anon_pages = most.min(allowed - file_pages);
         // Nothing but what is protected: a step of nothing.
         let step = if allowed == 0 { 0 } else { state.step.clamp(STEP_MIN, STEP_MAX) };
-        Self { file_pages, anon_pages, step, before: None, bad_steps: 0, evicted: 0, refaulted: 0 }
+        Self {
+            file_pages,
+            anon_pages,
+            step,
+            asked: 0,
+            before: None,
+            bad_steps: 0,
+            evicted: 0,
+            refaulted: 0,
+        }
     }
 
-    /// Whether one step will do, so that nothing need be waited for.
+    /// Whether more is to be evicted than the step just given takes: then that
+    /// one's outcome must be waited for.
     #[must_use]
-    pub fn is_one_step(&self) -> bool {
-        self.before.is_none() && self.file_pages.saturating_add(self.anon_pages) <= self.step
+    pub fn has_more(&self) -> bool {
+        self.file_pages.saturating_add(self.anon_pages) > self.asked
     }
 
     /// Judges the step before by the counts now, and says the next one.
@@ -339,7 +360,7 @@ impl Eviction {
             self.anon_pages = self.anon_pages.saturating_sub(left);
             if is_mistake(back, stolen) {
                 self.bad_steps += 1;
-                self.step = (self.step / 2).max(STEP_MIN);
+                self.step = STEP_MIN;
             } else {
                 self.bad_steps = 0;
                 self.step = self.step.saturating_mul(STEP_GROWTH).min(STEP_MAX);
@@ -359,12 +380,20 @@ impl Eviction {
             self.step = STEP_MIN;
             return Step::Stop(Counter::StopEvictionPressure);
         }
-        match (self.file_pages, self.anon_pages) {
-            (0, 0) if self.step == 0 => Step::Stop(Counter::StopProtected),
-            (0, 0) => Step::Stop(Counter::StopDone),
+        let step = match (self.file_pages, self.anon_pages) {
+            (0, 0) if self.step == 0 => return Step::Stop(Counter::StopProtected),
+            (0, 0) => return Step::Stop(Counter::StopDone),
             (0, anon) => Step::Anon(anon.min(self.step)),
-            (file, _) => Step::File(file.min(self.step)),
+            (file, _) => {
+                let seen = file.saturating_sub(now.unmapped);
+                let most = seen.max(file >> UNSEEN_SHIFT).max(UNSEEN_MIN);
+                Step::File(file.min(self.step).min(most))
+            }
+        };
+        if let Step::File(pages) | Step::Anon(pages) = step {
+            self.asked = pages;
         }
+        step
     }
 
     /// Leaves what the next pass has to know.

@@ -179,6 +179,26 @@ fn steps_grow_while_nothing_comes_back() {
 }
 
 #[test]
+fn of_pages_that_nobody_sees_used_a_step_takes_a_share() {
+    let state = State { step: STEP_MAX, ..State::default() };
+    let step = |file_pages, unmapped| {
+        let cold = Cold { seq: 1, file_pages, anon_pages: 0 };
+        let mut eviction = Eviction::new(&state, cold, 50, u64::MAX);
+        let step = eviction.next(Sample { unmapped, ..Sample::default() }, false);
+        let Step::File(pages) = step else { panic!("{step:?}") };
+        assert_eq!(eviction.has_more(), pages < file_pages);
+        pages
+    };
+    assert_eq!(step(64_000, 0), STEP_MAX);
+    assert_eq!(step(64_000, 64_000), 4000);
+    assert_eq!(step(64_000, u64::MAX), 4000);
+    // So many are mapped in any case.
+    assert_eq!(step(64_000, 57_000), 7000);
+    assert_eq!(step(1000, 1000), UNSEEN_MIN);
+    assert_eq!(step(100, 1000), 100);
+}
+
+#[test]
 fn it_ends_where_pages_come_back() {
     let mut eviction = eviction(20_000, 0, 50, u64::MAX);
     let mut sample = Sample::default();
@@ -199,7 +219,7 @@ fn one_ended_by_its_time_is_judged_as_a_whole() {
         let mut state = State::default();
         let mut eviction = eviction(10_000, 0, 50, u64::MAX);
         eviction.next(Sample::default(), false);
-        eviction.next(Sample { stolen: 64, refaults: back }, false);
+        eviction.next(Sample { stolen: 64, refaults: back, ..Sample::default() }, false);
         eviction.finish(&mut state);
         assert_eq!((state.backoff, state.skip), (backoff, if backoff > 0 { 2 } else { 0 }));
     }
@@ -210,9 +230,9 @@ fn after_pressure_it_begins_with_the_least_step() {
     let mut state = State::default();
     let mut eviction = eviction(10_000, 0, 50, u64::MAX);
     for stolen in [0, 64, 192] {
-        eviction.next(Sample { stolen, refaults: 0 }, false);
+        eviction.next(Sample { stolen, refaults: 0, ..Sample::default() }, false);
     }
-    eviction.next(Sample { stolen: 448, refaults: 0 }, true);
+    eviction.next(Sample { stolen: 448, refaults: 0, ..Sample::default() }, true);
     eviction.finish(&mut state);
     assert_eq!(state.step, 64);
 }
@@ -240,7 +260,7 @@ fn anonymous_pages_come_last_and_have_their_share() {
     }
     let mut both = eviction(64, 64, 200, u64::MAX);
     assert_eq!(both.next(Sample::default(), false), Step::File(64));
-    let sample = Sample { stolen: 64, refaults: 0 };
+    let sample = Sample { stolen: 64, refaults: 0, ..Sample::default() };
     assert_eq!(both.next(sample, false), Step::Anon(64));
 }
 
@@ -248,7 +268,7 @@ fn anonymous_pages_come_last_and_have_their_share() {
 fn what_is_protected_is_not_evicted() {
     let mut guarded = eviction(900, 900, 200, 10);
     assert_eq!(guarded.next(Sample::default(), false), Step::File(10));
-    let sample = Sample { stolen: 10, refaults: 0 };
+    let sample = Sample { stolen: 10, refaults: 0, ..Sample::default() };
     assert_eq!(guarded.next(sample, false), Step::Stop(Counter::StopDone));
     let mut none = eviction(900, 900, 200, 0);
     assert_eq!(none.next(Sample::default(), false), Step::Stop(Counter::StopProtected));
@@ -262,7 +282,7 @@ proptest! {
         period_ms in any::<u64>(),
         agings_min in any::<u64>(),
         forced in any::<bool>(),
-        samples in prop::collection::vec(any::<[u64; 2]>(), 0..40),
+        samples in prop::collection::vec(any::<[u64; 3]>(), 0..40),
         allowed in any::<u64>(),
     ) {
         let mut bytes = bytes;
@@ -274,8 +294,8 @@ proptest! {
         let plan = pass(&mut state, &generations, Rule { period_ms, agings_min, forced });
         let mut eviction = Eviction::new(&state, plan.cold, agings_min % 201, allowed);
         let mut asked: u64 = 0;
-        for [stolen, refaults] in samples {
-            match eviction.next(Sample { stolen, refaults }, false) {
+        for [stolen, refaults, unmapped] in samples {
+            match eviction.next(Sample { stolen, refaults, unmapped }, false) {
                 Step::File(pages) | Step::Anon(pages) => {
                     prop_assert!(pages > 0 && pages <= STEP_MAX);
                     asked = asked.saturating_add(pages);
