@@ -201,7 +201,7 @@ fn what_is_large(seen: &Seen) {
     let page = seen.number("page");
     // The kernel doesn't show that pages are read(2) again and again. Only their
     // coming back does, some steps later.
-    for (name, hot_mib, percent) in [("map", 60, 2), ("read", 24, 50), ("anon_swap", 16, 2)] {
+    for (name, hot_mib, percent) in [("map", 60, 2), ("read", 24, 60), ("anon_swap", 16, 2)] {
         let mib = seen.number(&format!("large/{name}"));
         assert!((hot_mib * 3 / 4..=hot_mib * 6 / 5).contains(&mib), "{name}: {mib} MiB\n{seen}");
         let refaulted = seen.number(&format!("{name}/refaults")) * page;

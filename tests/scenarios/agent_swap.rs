@@ -94,7 +94,7 @@ pub(crate) fn swap_is_made(on: On) {
     set(&mut board, &["image", "image_size"], json!("1 GiB"));
     set(&mut board, &["image", "partitions", "var_qm", "relative_size"], json!(0.5));
     let disk = Disk { bytes: 1 << 30, var_qm: Some(VarQm::new(512 << 20)) };
-    let guest = on.waiting_guest().board_json(&board).disks([disk]);
+    let guest = on.guest().board_json(&board).disks([disk]);
     let guest = guest.memory("1G,maxmem=4G").module("virtio_mem").timeout(TIMEOUT);
     // Without this the kernel leaves to user space what to do with memory.
     let guest = guest.kernel_arg("memhp_default_state=online").qemu_args([
@@ -234,7 +234,7 @@ pub(crate) fn swap_on_zram(on: On) {
     set(&mut board, &["agent"], agent);
     // Kernels have some of these built in.
     let modules = ["zsmalloc", "lzo_rle", "lz4_compress", "lz4hc_compress", "zram"];
-    let guest = modules.iter().fold(on.waiting_guest(), |guest, name| guest.module(name));
+    let guest = modules.iter().fold(on.guest(), |guest, name| guest.module(name));
     let guest = guest.memory("1G").board_json(&board).timeout(TIMEOUT);
     let outcome = guest.run(&format!("{LOOK}{SWAPS}{ZRAM}")).unwrap();
     let seen = &Seen::new(&outcome);

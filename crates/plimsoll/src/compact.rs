@@ -19,25 +19,32 @@ const COMPACT: &str = "/proc/sys/vm/compact_memory";
 /// Looks, and compacts if that is worth it or wanted.
 pub(crate) fn run(conditions: &Conditions, history: &History, forced: bool, report: &mut Report) {
     report.counters.add(Counter::CompactLooks, 1);
-    let (before, why) = match look(conditions, history, forced) {
+    let (mut before, why) = match look(conditions, history, forced) {
         Ok((before, Some(why))) => (before, why),
         Ok((_, None)) => return,
         Err(errno) => return failed(report, "free memory", errno),
     };
     let reason = if why == Why::Forced { Counter::CompactForced } else { Counter::CompactNeeded };
     report.counters.add(reason, 1);
-    report.send();
-    if let Err(errno) = Linux.write(COMPACT, b"1") {
-        return failed(report, COMPACT, errno);
-    }
-    match look(conditions, history, true) {
-        Ok((after, _)) => {
-            let large = |look: Look| look.free_pages.saturating_sub(look.small_pages);
-            let gained = large(after).saturating_sub(large(before));
-            report.counters.add(Counter::CompactGainedPages, gained);
-            report.after = Some(after.after(&before));
+    loop {
+        report.send();
+        if let Err(errno) = Linux.write(COMPACT, b"1") {
+            return failed(report, COMPACT, errno);
         }
-        Err(errno) => failed(report, "free memory", errno),
+        let after = match look(conditions, history, true) {
+            Ok((after, _)) => after,
+            Err(errno) => return failed(report, "free memory", errno),
+        };
+        let large = |look: Look| look.free_pages.saturating_sub(look.small_pages);
+        let gained = large(after).saturating_sub(large(before));
+        report.counters.add(Counter::CompactGainedPages, gained);
+        report.after = Some(after.after(&before));
+        // The kernel ends where its two scanners meet, with what it moved in
+        // the holes behind: it may find more from the beginning.
+        if gained <= conditions.threshold_pages {
+            return;
+        }
+        before = after;
     }
 }
 

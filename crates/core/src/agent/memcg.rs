@@ -20,10 +20,10 @@ const STEP_MIN: u64 = 64;
 const STEP_MAX: u64 = 8192;
 /// Of pages that the kernel does not see used, a step takes no more than 1/2^n:
 /// should all that is left be used, this much is lost before it shows.
-const UNSEEN_SHIFT: u32 = 4;
-/// So many of them in any case: 2 MiB of 4 KiB pages, so that the rest of an
+const UNSEEN_SHIFT: u32 = 3;
+/// So many of them in any case: 4 MiB of 4 KiB pages, so that the rest of an
 /// eviction does not take a second for every batch.
-const UNSEEN_MIN: u64 = 512;
+const UNSEEN_MIN: u64 = 1024;
 /// After a step of which nothing came back, the next one is so many times as
 /// long.
 const STEP_GROWTH: u64 = 4;

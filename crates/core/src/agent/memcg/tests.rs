@@ -190,11 +190,11 @@ fn of_pages_that_nobody_sees_used_a_step_takes_a_share() {
         pages
     };
     assert_eq!(step(64_000, 0), STEP_MAX);
-    assert_eq!(step(64_000, 64_000), 4000);
-    assert_eq!(step(64_000, u64::MAX), 4000);
+    assert_eq!(step(40_000, 40_000), 5000);
+    assert_eq!(step(40_000, u64::MAX), 5000);
     // So many are mapped in any case.
-    assert_eq!(step(64_000, 57_000), 7000);
-    assert_eq!(step(1000, 1000), UNSEEN_MIN);
+    assert_eq!(step(40_000, 33_000), 7000);
+    assert_eq!(step(5000, 5000), UNSEEN_MIN);
     assert_eq!(step(100, 1000), 100);
 }
 
