@@ -112,7 +112,7 @@ plimsoll set '{"memcg":{"cgroups":[
     {"path":"/qm/anon_swap","swap":true},{"path":"/qm/mixed","swap":true}]}}' >/dev/null
 echo "fresh_secs $(until_true 120 below qm/fresh 8)"
 large() {
-    below qm/map 72 && below qm/read 30 && below qm/anon_swap 20 && below qm/fresh 2 \
+    below qm/map 72 && below qm/read 28 && below qm/anon_swap 20 && below qm/fresh 2 \
         && below qm/off/child 2 && below qm/late 2 && below qm/tree 2 && below qm/mixed 2
 }
 echo "large_secs $(until_true 180 large)"
@@ -221,7 +221,7 @@ run qm/calm calm load file $(file calm 64) 64 0 0 read; wait $!
 resident busy
 make qm/calm/thrash
 for name in thrash calm/thrash; do echo 16M >$top/qm/$name/memory.max; done
-run qm/busy reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=2000 iflag=direct; do :; done'
+run qm/busy reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=200 iflag=direct; do sleep 0.2; done'
 run qm/thrash thrash load thrash /var/qm/thrash 32 400
 count_of() { count "memcg_stops_total{reason=\"$1_pressure\"}"; }
 some() { [ $("$@") -gt 0 ]; }

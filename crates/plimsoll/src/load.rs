@@ -47,7 +47,8 @@ load file PATH MIB HOT_MIB SECS [read|map]
                       (default) through a shared mapping, without writing
 load thrash PATH MIB SECS
                       maps the first MIB of a file and touches its pages round
-                      and round for SECS; says 'thrashing', then 'touched N'
+                      and round for SECS, resting half of the time; says
+                      'thrashing', then 'touched N'
 load fragment MIB SECS
                       takes MIB of anonymous memory in single pages, gives back
                       every second one, says 'fragmented', stays for SECS

@@ -13,6 +13,10 @@ const READ_BYTES: usize = 64 << 10;
 /// page may take 2 s.
 const PAGES_A_LOOK: u64 = 16;
 
+/// It thrashes for so long, in microseconds, and rests for as long: that is
+/// pressure, and leaves an emulated CPU to others half of the time.
+const SPELL_US: u64 = 100_000;
+
 /// How a file is read.
 #[derive(Clone, Copy)]
 pub(crate) enum Mode {
@@ -83,12 +87,17 @@ pub(crate) fn thrash(path: &str, amount_mib: u64, secs: u64) -> Done {
     let end = sys::now_us().saturating_add(secs.saturating_mul(1_000_000));
     let mut offset: usize = 0;
     let mut touched: u64 = 0;
+    let mut rest_at = sys::now_us().saturating_add(SPELL_US);
     while sys::now_us() < end {
         for _ in 0..PAGES_A_LOOK {
             mapped.touch_at(offset);
             offset = offset.wrapping_add(page());
         }
         touched += PAGES_A_LOOK;
+        if sys::now_us() >= rest_at {
+            sys::sleep_us(SPELL_US);
+            rest_at = sys::now_us().saturating_add(SPELL_US);
+        }
     }
     say(format_args!("touched {touched}"));
     Ok(())
