@@ -28,6 +28,14 @@ image *args:
 check file:
     cargo xtask check {{file}}
 
+# make a board file of an automotive-image-builder manifest
+import *args:
+    cargo xtask import {{args}}
+
+# make of a board file what automotive-image-builder takes or writes
+export *args:
+    cargo xtask export {{args}}
+
 # measure the budgets
 size *args:
     cargo xtask size {{args}}

@@ -76,7 +76,8 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn describe(path: &Path, faults: &Faults) -> String {
+/// One line for each fault.
+pub(crate) fn describe(path: &Path, faults: &Faults) -> String {
     let path = path.display();
     let mut lines: Vec<_> = faults.iter().map(|fault| format!("{path}:{fault}")).collect();
     if faults.more() > 0 {

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+pub mod aib;
 pub mod apt;
 pub mod arch;
 pub mod bench;

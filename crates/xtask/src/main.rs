@@ -1,17 +1,17 @@
 //! `cargo xtask`: the commands.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{bench, board, deny, fuzz, install, picture, report, target, test};
+use xtask::{aib, bench, board, deny, fuzz, install, picture, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -70,8 +70,46 @@ enum Command {
         /// The board file
         file: PathBuf,
     },
+    /// Make a board file of an automotive-image-builder manifest
+    Import(ImportArgs),
+    /// Make of a board file what automotive-image-builder takes or writes
+    Export(ExportArgs),
     /// Install what is missing on this machine
     Install,
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// The manifest, NAME.aib.yml
+    manifest: PathBuf,
+    /// Name of the board; default the manifest's
+    #[arg(long)]
+    name: Option<String>,
+    /// Write the board file here; default standard output
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// The board file
+    board: PathBuf,
+    #[arg(long, value_enum, default_value_t = Format::Aib)]
+    format: Format,
+    /// As aib-dev has it, QM writable
+    #[arg(long)]
+    package_mode: bool,
+    /// With --format conf: write all the drop-ins below this directory
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The manifest's part, YAML
+    Aib,
+    /// The drop-in of qm.container, 10-automotive.conf
+    Conf,
 }
 
 /// Which board, and how it is booted.
@@ -183,6 +221,8 @@ fn run(command: Command) -> Result<ExitCode> {
             board::check(&file)?;
             println!("{}: accepted", file.display());
         }
+        Command::Import(args) => import(&args)?,
+        Command::Export(args) => export(&args)?,
         Command::Install => install::for_boards(&Arch::ALL, Steps::Shown)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -255,6 +295,57 @@ fn guest(args: &GuestArgs) -> Result<ExitCode> {
         fs::write(local, content).with_context(|| format!("cannot write {local}"))?;
     }
     Ok(u8::try_from(outcome.status).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn import(ImportArgs { manifest, name, output }: &ImportArgs) -> Result<()> {
+    let text = read(manifest)?;
+    let imported = aib::import(&text, name.as_deref()).map_err(|faults| {
+        let path = manifest.display();
+        let lines: Vec<_> = faults.iter().map(|fault| format!("{path}:{fault}")).collect();
+        anyhow::anyhow!("{}", lines.join("\n"))
+    })?;
+    for note in &imported.notes {
+        eprintln!("{note}");
+    }
+    match output {
+        Some(path) => write(path, &imported.board)?,
+        None => print!("{}", imported.board),
+    }
+    Ok(())
+}
+
+fn export(args: &ExportArgs) -> Result<()> {
+    if args.format == Format::Aib && (args.package_mode || args.dir.is_some()) {
+        bail!("--package-mode and --dir take --format conf");
+    }
+    let exported = aib::export(&args.board, &read(&args.board)?)?;
+    for note in &exported.notes {
+        eprintln!("{note}");
+    }
+    match (args.format, &args.dir) {
+        (Format::Aib, _) => print!("{}", exported.manifest),
+        (Format::Conf, None) => print!("{}", exported.quadlet(args.package_mode)),
+        (Format::Conf, Some(dir)) => {
+            for (path, text) in exported.drop_ins(args.package_mode) {
+                let path = dir.join(path);
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent)
+                        .with_context(|| format!("cannot make {}", parent.display()))?;
+                }
+                write(&path, &text)?;
+                println!("{}", path.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What the guest's shell reads to run these words.
