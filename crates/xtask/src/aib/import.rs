@@ -66,7 +66,7 @@ pub fn import(text: &str, name: Option<&str>) -> Result<Imported, Vec<Fault>> {
     let board = nested(&made, Syntax::Json);
     let (_, faults) = board::read(&board);
     for fault in faults.iter() {
-        if reader.is_at_fault_below(&fault.path) {
+        if reader.is_at_fault(&fault.path) {
             continue;
         }
         let found = match &*fault.value {
@@ -113,6 +113,11 @@ impl Reader {
             } else if !names.insert(&key.name) {
                 self.refuse(key.place, &below, "given twice, allowed is once".into());
             } else if let Some(shared) = SHARED.iter().find(|shared| **shared == below) {
+                if let Value::Odd(odd) = &value.value {
+                    let text =
+                        format!("found {odd}, allowed is a decimal number, or a string in quotes");
+                    self.refuse(value.place, &below, text);
+                }
                 self.places.push((below, value.place));
                 self.taken.push((shared, Rc::clone(value)));
             } else if shared_below(&below).next().is_some() {
@@ -234,12 +239,13 @@ impl Reader {
         self.places.iter().any(|(given, _)| given == path)
     }
 
-    /// Whether there is a fault below `path`, which may be why it is found at
-    /// fault itself.
-    fn is_at_fault_below(&self, path: &str) -> bool {
-        let below =
-            |fault: &Fault| fault.text.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-        self.faults.iter().any(below)
+    /// Whether there is a fault of what stands at `path` or below, which may be
+    /// why it is found at fault again.
+    fn is_at_fault(&self, path: &str) -> bool {
+        let within = |fault: &Fault| {
+            fault.text.strip_prefix(path).is_some_and(|rest| rest.starts_with(['.', ':']))
+        };
+        self.faults.iter().any(within)
     }
 
     /// Whether YAML makes of the value at `path` something else than the string

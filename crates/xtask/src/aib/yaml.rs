@@ -226,7 +226,7 @@ fn typed(text: &str) -> Value {
     let is_number = all(whole)
         && all(decimals)
         && if digits.contains('.') {
-            digits.len() > 1
+            digits.len() > 1 && (!whole.is_empty() || digits == text)
         } else {
             digits == "0" || !digits.is_empty() && !digits.starts_with('0')
         };
@@ -291,6 +291,7 @@ mod tests {
             ("0.10", "0.10"),
             (".3", "0.3"),
             ("1.", "1"),
+            ("-.5", "\"-.5\""),
             (".", "\".\""),
             ("-", "\"-\""),
         ] {
