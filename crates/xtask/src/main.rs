@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use xtask::aib;
 use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{aib, bench, board, deny, fuzz, install, picture, report, target, test};
+use xtask::{bench, board, deny, fuzz, install, picture, report, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
