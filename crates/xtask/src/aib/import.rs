@@ -38,8 +38,10 @@ const MANIFEST_VAR: &[&str] = &["external", "uuid"];
 /// Objects in which a key that isn't known may be meant to limit QM or to give
 /// it a partition, so that it is a fault.
 const CLOSED: [&str; 4] = ["qm.memory_limit", "image.partitions", VAR, VAR_QM];
-/// Most letters that a misspelt name differs in.
-const MISSPELT_MAX: usize = 2;
+/// Letters of a name for each that may be wrong in a misspelt one, and at most
+/// so many wrong: `hihg`, `var_qn`, `relativ_sise`.
+const LETTERS_PER_MISTAKE: usize = 3;
+const MISTAKES_MAX: usize = 2;
 /// Longest name that is compared with others, in bytes.
 const NAME_MAX: usize = 64;
 
@@ -157,7 +159,9 @@ impl Reader {
         let distance = |name: &str| strsim::osa_distance(name, &key.name);
         let near =
             allowed.iter().filter(|_| key.name.len() <= NAME_MAX).min_by_key(|name| distance(name));
-        let near = near.filter(|name| distance(name) <= MISSPELT_MAX.min(name.len() / 2));
+        let near = near.filter(|name| {
+            distance(name) <= (name.len() / LETTERS_PER_MISTAKE).clamp(1, MISTAKES_MAX)
+        });
         if let Some(near) = near {
             self.refuse(key.place, path, format!("unknown key, did you mean {near}?"));
         } else if CLOSED.contains(&parent) {

@@ -181,7 +181,7 @@ fn cut_and_garbled_manifests_do_no_harm() {
         for (at, c) in text.char_indices() {
             let (before, after) = (&text[..at], &text[at + c.len_utf8()..]);
             let _ = import(before, None);
-            for garbled in [":", "\t", "{", "\u{0}", "&é *é"] {
+            for garbled in [":", "\t{", "&é *é"] {
                 if let Ok(imported) = import(&format!("{before}{garbled}{after}"), None) {
                     assert!(board::read(&imported.board).1.is_empty());
                     export(Path::new("b"), &imported.board).unwrap();
