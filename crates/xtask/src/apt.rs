@@ -88,7 +88,9 @@ impl Apt {
         Ok(())
     }
 
-    fn sources(&self) -> PathBuf {
+    /// The file that names the archive for apt.
+    #[must_use]
+    pub fn sources(&self) -> PathBuf {
         self.dir.join("debian.sources")
     }
 

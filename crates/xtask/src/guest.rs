@@ -25,19 +25,21 @@ use self::wait::{accept, check_alive, explained, next, wait_for};
 
 use crate::board::BoardFile;
 use crate::disk::Disk;
-use crate::image::Image;
+use crate::image::{Archive, Image};
 use crate::packages::{self, Suite};
 use crate::progress::Steps;
 use crate::qemu::qmp::Qmp;
 use crate::qemu::{Machine, Running};
 use crate::stream::{read_control, spool};
-use crate::{modules, target};
+use crate::{modules, rootfs, target};
 
 /// Memory of a guest unless said otherwise: the 2 GiB of the documented board.
 const MEMORY: &str = "2G";
 /// A guest that says nothing for so long is given up. An emulated board needs
 /// about 6 s alone, 20 s on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// The same where systemd boots, and QM's systemd in it.
+const SYSTEMD_TIMEOUT: Duration = Duration::from_secs(400);
 /// From the last answer to power-off: file systems of a few hundred MiB.
 const POWER_OFF: Duration = Duration::from_secs(20);
 /// The virtio ports, as guest-run knows them.
@@ -64,6 +66,8 @@ pub struct Guest {
     timeout: Duration,
     streamed: bool,
     on_serial: Option<LineTaker>,
+    busybox_initramfs: bool,
+    root: bool,
 }
 
 /// What came of a command in a guest.
@@ -102,6 +106,7 @@ impl Outcome {
 impl Guest {
     /// The board of that name in boards/, with the kernel of `suite`.
     pub fn new(board: &str, suite: Suite) -> Result<Self> {
+        let root = rootfs::is_of_board(board);
         Ok(Self {
             board: BoardFile::load(board)?,
             suite,
@@ -110,13 +115,15 @@ impl Guest {
             board_text: None,
             modules: Vec::new(),
             disks: None,
-            kernel_args: Vec::new(),
+            kernel_args: if root { rootfs::KERNEL_ARGS.map(Into::into).into() } else { Vec::new() },
             qemu_args: Vec::new(),
             put: Vec::new(),
             get: Vec::new(),
-            timeout: TIMEOUT,
+            timeout: if root { SYSTEMD_TIMEOUT } else { TIMEOUT },
             streamed: false,
             on_serial: None,
+            busybox_initramfs: false,
+            root,
         })
     }
 
@@ -162,7 +169,16 @@ impl Guest {
         self
     }
 
-    /// The disks, instead of the one that the board file describes.
+    /// The initramfs is another's: qemu/busybox-init loads the modules, mounts
+    /// the root and hands over to the `init=` of the kernel's command line.
+    #[must_use]
+    pub fn busybox_initramfs(mut self) -> Self {
+        self.busybox_initramfs = true;
+        self
+    }
+
+    /// The disks, instead of the one that the board file describes. A root that
+    /// the board has comes before them.
     #[must_use]
     pub fn disks(mut self, disks: impl IntoIterator<Item = Disk>) -> Self {
         self.disks = Some(disks.into_iter().collect());
@@ -253,8 +269,8 @@ impl Guest {
         let end = format!("{}\n", Uuid::new_v4());
         let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
         let initramfs = dir.path().join("initramfs");
-        self.write_image(&kernel, script, &end, &initramfs)?;
-        let disks = self.write_disks(dir.path())?;
+        let files = self.write_image(&kernel, script, &end, &initramfs)?;
+        let disks = self.write_disks(files, dir.path())?;
 
         let sockets = PORTS.map(|name| (name, dir.path().join(name)));
         let monitor = dir.path().join(MONITOR);
@@ -290,23 +306,24 @@ impl Guest {
         })
     }
 
-    /// Writes what QEMU would boot to `dir`: vmlinuz, initramfs, disk0.
+    /// Writes what QEMU would boot to `dir`: vmlinuz, initramfs, disk0, further disks.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
         fs::copy(&kernel.image, dir.join("vmlinuz"))?;
-        self.write_image(&kernel, "", "", &dir.join("initramfs"))?;
-        self.write_disks(dir)?;
+        let files = self.write_image(&kernel, "", "", &dir.join("initramfs"))?;
+        self.write_disks(files, dir)?;
         Ok(())
     }
 
+    /// Writes the initramfs, and returns what the root has of this guest.
     fn write_image(
         &self,
         kernel: &packages::Kernel,
         script: &str,
         end: &str,
         path: &Path,
-    ) -> Result<()> {
+    ) -> Result<Option<Archive>> {
         let arch = self.board.arch;
         let busybox = packages::busybox(arch, self.steps)?;
         let binaries = target::build(arch, self.steps)?;
@@ -321,8 +338,11 @@ impl Guest {
                 release: &kernel.release,
                 modules: &modules,
                 board: &self.board_file(),
+                busybox_init: self.busybox_initramfs,
             };
-            let mut archive = image.archive()?;
+            let mut initramfs = image.archive()?;
+            let mut root = self.root.then(|| image.root_files()).transpose()?;
+            let archive = root.as_mut().unwrap_or(&mut initramfs);
             let get: String = self.get.iter().map(|path| format!("{path}\n")).collect();
             archive.file("etc/guest/run", 0o755, script.as_bytes());
             archive.file("etc/guest/get", 0o644, get.as_bytes());
@@ -330,7 +350,8 @@ impl Guest {
             for (local, path) in &self.put {
                 archive.host_tree(path.trim_matches('/'), local)?;
             }
-            archive.write(BufWriter::new(File::create(path)?))
+            initramfs.write(BufWriter::new(File::create(path)?))?;
+            Ok(root)
         })
     }
 
@@ -345,14 +366,20 @@ impl Guest {
         json.to_string()
     }
 
-    fn write_disks(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+    fn write_disks(&self, root: Option<Archive>, dir: &Path) -> Result<Vec<PathBuf>> {
         let disks = self.disks.clone().unwrap_or_else(|| vec![self.board.disk()]);
-        self.steps.run("disk", || {
-            let write = |(i, disk): (usize, &Disk)| {
-                let path = dir.join(format!("disk{i}"));
-                disk.write(&path).map(|()| path)
+        let base = self.root.then(|| rootfs::base(self.board.arch, self.steps)).transpose()?;
+        self.steps.run("disks", || {
+            let mut paths = Vec::new();
+            let mut next = || {
+                paths.push(dir.join(format!("disk{}", paths.len())));
+                paths.last().cloned().unwrap_or_default()
             };
-            disks.iter().enumerate().map(write).collect()
+            if let (Some(base), Some(files)) = (base, root) {
+                rootfs::copy(&base, files, &next())?;
+            }
+            disks.iter().try_for_each(|disk| disk.write(&next()))?;
+            Ok(paths)
         })
     }
 

@@ -23,6 +23,8 @@ const SCRIPTS: [(&str, &str); 3] = [
     ("usr/lib/plimsoll/qm-run", include_str!("../../../qemu/qm-run")),
     ("usr/bin/in-qm", include_str!("../../../qemu/in-qm")),
 ];
+/// /init of an image without plimsoll.
+const BUSYBOX_INIT: &str = include_str!("../../../qemu/busybox-init");
 /// What busybox init starts on boards that hand over to it.
 const INITTAB: &str = include_str!("../../../qemu/inittab");
 
@@ -45,6 +47,8 @@ pub struct Image<'a> {
     pub modules: &'a Modules,
     /// Content of /etc/plimsoll/board.json.
     pub board: &'a str,
+    /// Whether /init is qemu/busybox-init, which knows nothing of plimsoll.
+    pub busybox_init: bool,
 }
 
 impl Image<'_> {
@@ -59,8 +63,15 @@ impl Image<'_> {
         }
         archive.device("dev/console", 5, 1);
         archive.device("dev/null", 1, 3);
-        archive.symlink("init", "usr/bin/plimsoll");
-        archive.host_file("usr/bin/plimsoll", self.plimsoll, 0o755)?;
+        if self.busybox_init {
+            archive.file("init", 0o755, BUSYBOX_INIT.as_bytes());
+            let order = self.modules.files.iter().map(|(name, _)| format!("{name}\n"));
+            archive.file("etc/modules", 0o644, order.collect::<String>().as_bytes());
+        } else {
+            archive.symlink("init", "usr/bin/plimsoll");
+            archive.host_file("usr/bin/plimsoll", self.plimsoll, 0o755)?;
+            archive.file("etc/plimsoll/board.json", 0o644, self.board.as_bytes());
+        }
         archive.host_file("usr/bin/load", self.load, 0o755)?;
         archive.host_file("usr/bin/busybox", self.busybox, 0o755)?;
         for applet in APPLETS.split_whitespace().filter(|name| *name != "busybox") {
@@ -70,14 +81,29 @@ impl Image<'_> {
             archive.file(path, 0o755, text.as_bytes());
         }
         archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
+        self.modules_into(&mut archive);
+        Ok(archive)
+    }
+
+    /// What a root has of this guest: the binaries, the board file, the modules.
+    pub fn root_files(&self) -> Result<Archive> {
+        let mut archive = Archive::default();
+        archive.host_file("usr/sbin/plimsoll", self.plimsoll, 0o755)?;
+        archive.host_file("usr/bin/load", self.load, 0o755)?;
+        let [(guest_run, text), ..] = SCRIPTS;
+        archive.file(guest_run, 0o755, text.as_bytes());
         archive.file("etc/plimsoll/board.json", 0o644, self.board.as_bytes());
+        self.modules_into(&mut archive);
+        Ok(archive)
+    }
+
+    fn modules_into(&self, archive: &mut Archive) {
         let modules = format!("lib/modules/{}", self.release);
         for (name, content) in &self.modules.files {
             archive.file(&format!("{modules}/{name}"), 0o644, content);
         }
         let builtin = self.modules.builtin.as_bytes();
         archive.file(&format!("{modules}/modules.builtin"), 0o644, builtin);
-        Ok(archive)
     }
 }
 

@@ -11,6 +11,8 @@ use crate::progress::Steps;
 
 /// Programs that boards need, and Debian's packages that have them.
 const MKE2FS: (&str, &str) = ("mke2fs", "e2fsprogs");
+const DEBUGFS: (&str, &str) = ("debugfs", "e2fsprogs");
+const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 const SETPRIV: (&str, &str) = ("setpriv", "util-linux");
 
 const fn qemu(arch: Arch) -> (&'static str, &'static str) {
@@ -24,9 +26,12 @@ const fn qemu(arch: Arch) -> (&'static str, &'static str) {
 /// first, then does it as root or through sudo. Where neither is possible the
 /// error is the command to run.
 pub fn for_boards(arches: &[Arch], steps: Steps) -> Result<()> {
-    let programs = arches.iter().map(|arch| qemu(*arch)).chain([MKE2FS, SETPRIV]);
+    let programs =
+        arches.iter().map(|arch| qemu(*arch)).chain([MKE2FS, SETPRIV, DEBUGFS, MMDEBSTRAP]);
     let missing = programs.filter(|(program, _)| !command::is_there(program));
-    let packages: Vec<_> = missing.map(|(_, package)| package).collect();
+    let mut packages: Vec<_> = missing.map(|(_, package)| package).collect();
+    packages.sort_unstable();
+    packages.dedup();
     if packages.is_empty() {
         return Ok(());
     }

@@ -24,6 +24,7 @@ pub mod picture;
 pub mod progress;
 pub mod qemu;
 pub mod report;
+pub mod rootfs;
 pub mod size;
 pub mod stream;
 pub mod target;

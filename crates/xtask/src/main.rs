@@ -125,6 +125,12 @@ struct BoardArgs {
     /// The guest's memory, as QEMU takes it
     #[arg(long, default_value = "2G")]
     memory: String,
+    /// The initramfs is another's, without plimsoll
+    #[arg(long)]
+    busybox_initramfs: bool,
+    /// A word for the kernel's command line
+    #[arg(long, value_name = "WORD")]
+    kernel_arg: Vec<String>,
 }
 
 #[derive(Args)]
@@ -231,7 +237,13 @@ fn run(command: Command) -> Result<ExitCode> {
 
 impl BoardArgs {
     fn guest(&self) -> Result<Guest> {
-        let guest = Guest::new(&self.board, self.kernel)?;
+        let mut guest = Guest::new(&self.board, self.kernel)?;
+        if self.busybox_initramfs {
+            guest = guest.busybox_initramfs();
+        }
+        for word in &self.kernel_arg {
+            guest = guest.kernel_arg(word);
+        }
         install::for_boards(&[guest.board().arch], Steps::Shown)?;
         Ok(guest.memory(&self.memory).steps(Steps::Shown))
     }
