@@ -114,6 +114,17 @@ mod agent {
     }
 }
 
+/// With systemd as init and podman's qm.container as QM.
+mod systemd {
+    on_boards! {
+        [
+            systemd_is_content,
+        ],
+        x86_64_trixie: "qemu-systemd-x86_64", Trixie;
+        aarch64_trixie: "qemu-systemd-aarch64", Trixie;
+    }
+}
+
 /// `key value` lines of a guest's output.
 struct Seen {
     text: String,

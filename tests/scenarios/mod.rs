@@ -8,6 +8,7 @@ mod agent_swap;
 mod broken;
 mod handoff;
 mod limits;
+mod systemd;
 mod var_qm;
 
 use std::fs::Permissions;
@@ -24,6 +25,7 @@ pub(crate) use agent_swap::*;
 pub(crate) use broken::*;
 pub(crate) use handoff::*;
 pub(crate) use limits::*;
+pub(crate) use systemd::*;
 pub(crate) use var_qm::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the

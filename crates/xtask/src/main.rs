@@ -12,7 +12,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{bench, board, deny, fuzz, install, picture, report, target, test};
+use xtask::{bench, board, deny, fuzz, install, picture, report, rootfs, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -119,9 +119,10 @@ struct BoardArgs {
     /// A board of boards/, without .json
     #[arg(long, default_value = "qemu-x86_64")]
     board: String,
-    /// The Debian suite whose kernel boots
-    #[arg(long, default_value = "bookworm")]
-    kernel: Suite,
+    /// The Debian suite whose kernel boots; default bookworm, and that of the
+    /// root where the board has one
+    #[arg(long)]
+    kernel: Option<Suite>,
     /// The guest's memory, as QEMU takes it
     #[arg(long, default_value = "2G")]
     memory: String,
@@ -208,7 +209,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Image { board, dir } => {
             let of_board = || {
-                let name = format!("{}-{}", board.board, board.kernel.name());
+                let name = format!("{}-{}", board.board, board.suite().name());
                 Ok::<_, anyhow::Error>(target::target_dir()?.join("image").join(name))
             };
             let dir = dir.map_or_else(of_board, Ok)?;
@@ -236,8 +237,14 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 impl BoardArgs {
+    fn suite(&self) -> Suite {
+        let of_board =
+            if rootfs::is_of_board(&self.board) { rootfs::SUITE } else { Suite::Bookworm };
+        self.kernel.unwrap_or(of_board)
+    }
+
     fn guest(&self) -> Result<Guest> {
-        let mut guest = Guest::new(&self.board, self.kernel)?;
+        let mut guest = Guest::new(&self.board, self.suite())?;
         if self.busybox_initramfs {
             guest = guest.busybox_initramfs();
         }

@@ -15,12 +15,15 @@ use plimsoll_core::plan::{self, Step, Value};
 use plimsoll_core::var_qm::MOUNT_POINT;
 use serde::Serialize;
 
+use crate::rootfs;
+
 /// OOM score of the supervisor's processes: never killed.
 const SUPERVISOR_SCORE: i32 = -1000;
 /// What cgroup2 must be mounted with.
 const CGROUP2_OPTIONS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
-/// QM's partition is the first on the first disk.
-const VAR_QM_DEVICE: &str = "/dev/vda1";
+/// QM's partition is the first on the first disk, or on the second where the
+/// first holds the root.
+const VAR_QM_DEVICES: [&str; 2] = ["/dev/vda1", "/dev/vdb1"];
 
 /// The report of one boot.
 #[derive(Debug, Serialize)]
@@ -123,7 +126,7 @@ pub fn report(name: &str, board: &Board<'_>, printed: &str) -> Result<Report> {
     let page_bytes = number("page_kib")? * 1024;
     let memory = Memory { total_pages: mem_total_kib * 1024 / page_bytes, page_bytes };
     let mut lines = Lines { shown: &shown, lines: Vec::new() };
-    lines.mounts(board);
+    lines.mounts(board, VAR_QM_DEVICES[usize::from(rootfs::is_of_board(name))]);
     lines.limits(board, memory)?;
     lines.scores(board);
     let lines = lines.lines;
@@ -160,10 +163,10 @@ impl Lines<'_> {
         self.lines.push(Line { what: what.into(), wanted, found, agrees });
     }
 
-    fn mounts(&mut self, board: &Board<'_>) {
+    fn mounts(&mut self, board: &Board<'_>, device: &str) {
         self.among(CGROUP_ROOT, "cgroup2", &CGROUP2_OPTIONS);
         if let Some(var_qm) = &board.var_qm {
-            let mut wanted = vec![VAR_QM_DEVICE, var_qm.fstype, "nodev", "nosuid"];
+            let mut wanted = vec![device, var_qm.fstype, "nodev", "nosuid"];
             wanted.extend(var_qm.options.split(',').filter(|option| !option.is_empty()));
             self.among(MOUNT_POINT, "var_qm", &wanted);
         }

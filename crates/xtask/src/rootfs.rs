@@ -23,7 +23,7 @@ use crate::{cache, command, repository};
 /// Boards with this name and an architecture have such a root.
 const BOARD: &str = "qemu-systemd-";
 /// Where the packages are from: podman has Quadlet from 4.4 on.
-const SUITE: Suite = Suite::Trixie;
+pub const SUITE: Suite = Suite::Trixie;
 /// The kernel's words for the root on disk0.
 pub const KERNEL_ARGS: [&str; 2] = ["root=LABEL=root", "rw"];
 

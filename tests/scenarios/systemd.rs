@@ -1,0 +1,87 @@
+//! A Debian root with systemd, podman and qm.container.
+
+use std::time::{Duration, Instant};
+
+use crate::{On, Seen, bytes};
+
+/// From QEMU's start to a state of the guest. Alone it takes a third of that.
+const PATIENCE: Duration = Duration::from_secs(200);
+
+/// For scripts: waits until QM's own systemd has started all that it starts, and
+/// prints how that went. At most a minute passes until QM can be entered.
+pub(crate) const QM_STATE: &str = r#"
+qm_state() {
+    for i in $(seq 30); do
+        state=$(in-qm systemctl is-system-running --wait 2>/dev/null)
+        [ -z "$state" ] || break
+        sleep 1
+    done
+    echo "qm_state $state"
+}
+"#;
+
+/// Both systemds, the host's and QM's, are running without a failed unit; QM is
+/// limited as automotive-image-builder's drop-in says.
+pub(crate) fn systemd_is_content(on: On) {
+    let script = format!(
+        r#"{QM_STATE}
+echo "state $(systemctl is-system-running --wait)"
+echo "failed $(systemctl --failed --no-legend)"
+echo "pid1 $(cat /proc/1/comm)"
+qm_state
+echo "qm_failed $(in-qm systemctl --failed --no-legend)"
+echo "nested $(in-qm podman inspect --format '{{{{.State.Status}}}}' nested)"
+echo "qm $(systemctl show qm --property ActiveState --value)"
+for key in MemoryMax MemoryHigh; do echo "$key $(systemctl show qm --property $key --value)"; done
+for file in memory.max memory.high memory.swap.max cpu.idle; do
+    echo "$file $(cat /sys/fs/cgroup/qm.service/$file)"
+done
+pid=$(podman inspect --format '{{{{.State.Pid}}}}' qm)
+echo "qm_score $(cat /proc/$pid/oom_score_adj)"
+echo "qm_init $(cat /proc/$pid/comm)"
+scores=
+for pid in $(cat $(find /sys/fs/cgroup/qm.service -path '*nested.service/libpod*' -name cgroup.procs)); do
+    scores="$scores $(cat /proc/$pid/comm):$(cat /proc/$pid/oom_score_adj)"
+done
+echo "nested_scores$scores"
+echo "drop_in $(tr '\n' ' ' </usr/share/containers/systemd/qm.container.d/10-automotive.conf)"
+echo "var_qm $(awk '$2 == "/var/qm" {{ print $1, $3 }}' /proc/mounts)"
+echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=journal + _TRANSPORT=stdout)"
+echo "mem_total $(awk '/^MemTotal/ {{ print $2 }}' /proc/meminfo)"
+echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
+"#
+    );
+    let start = Instant::now();
+    let mut times = Vec::new();
+    let outcome = on.guest().busybox_initramfs().run_with(&script, |line, _| {
+        if let Some(what) = line.split(' ').next().filter(|key| ["state", "qm_state"].contains(key))
+        {
+            times.push((what.to_string(), start.elapsed()));
+        }
+        Ok(())
+    });
+    let seen = Seen::new(&outcome.unwrap());
+    println!("{}: from QEMU's start: {times:.1?}", on.board);
+    for key in ["state", "qm_state"] {
+        seen.expect(key, "running");
+    }
+    for key in ["failed", "qm_failed", "warnings"] {
+        seen.expect(key, "");
+    }
+    assert!(times.iter().all(|(_, time)| *time < PATIENCE), "{times:?}\n{seen}");
+    seen.expect("pid1", "systemd");
+    seen.expect("qm_init", "systemd");
+    seen.expect("qm", "active");
+    seen.expect("nested", "running");
+    seen.expect("var_qm", "/dev/vdb1 ext4");
+    seen.expect("drop_in", "[Service] MemoryMax=40% MemoryHigh=35% CPUWeight=idle  [Container] ");
+    for (key, limit) in [("MemoryMax", "40%"), ("MemoryHigh", "35%")] {
+        seen.expect(key, bytes(&seen, limit));
+    }
+    seen.expect("memory.max", seen.get("MemoryMax"));
+    seen.expect("memory.high", seen.get("MemoryHigh"));
+    seen.expect("memory.swap.max", 0);
+    seen.expect("cpu.idle", 1);
+    seen.expect("qm_score", 500);
+    seen.expect("nested_scores", "sleep:750");
+}
