@@ -8,14 +8,14 @@ use crate::{On, Seen, bytes};
 const PATIENCE: Duration = Duration::from_secs(200);
 
 /// For scripts: waits until QM's own systemd has started all that it starts, and
-/// prints how that went. At most a minute passes until QM can be entered.
+/// prints how that went. Its socket is there a little later than its cgroups.
 pub(crate) const QM_STATE: &str = r#"
 qm_state() {
     for i in $(seq 30); do
         state=$(in-qm systemctl is-system-running --wait 2>/dev/null)
         [ -z "$state" ] || break
-        sleep 1
     done
+    [ "$state" = running ] || in-qm journalctl --boot --no-pager >&2
     echo "qm_state $state"
 }
 "#;
