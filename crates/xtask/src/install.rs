@@ -13,6 +13,7 @@ use crate::progress::Steps;
 const MKE2FS: (&str, &str) = ("mke2fs", "e2fsprogs");
 const DEBUGFS: (&str, &str) = ("debugfs", "e2fsprogs");
 const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap");
+const FAKEROOT: (&str, &str) = ("fakeroot", "fakeroot");
 const SETPRIV: (&str, &str) = ("setpriv", "util-linux");
 
 const fn qemu(arch: Arch) -> (&'static str, &'static str) {
@@ -26,8 +27,10 @@ const fn qemu(arch: Arch) -> (&'static str, &'static str) {
 /// first, then does it as root or through sudo. Where neither is possible the
 /// error is the command to run.
 pub fn for_boards(arches: &[Arch], steps: Steps) -> Result<()> {
-    let programs =
-        arches.iter().map(|arch| qemu(*arch)).chain([MKE2FS, SETPRIV, DEBUGFS, MMDEBSTRAP]);
+    let programs = arches
+        .iter()
+        .map(|arch| qemu(*arch))
+        .chain([MKE2FS, SETPRIV, DEBUGFS, MMDEBSTRAP, FAKEROOT]);
     let missing = programs.filter(|(program, _)| !command::is_there(program));
     let mut packages: Vec<_> = missing.map(|(_, package)| package).collect();
     packages.sort_unstable();

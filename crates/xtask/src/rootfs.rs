@@ -30,7 +30,8 @@ pub const KERNEL_ARGS: [&str; 2] = ["root=LABEL=root", "rw"];
 /// Whether the board of that name has a root of its own on disk0.
 #[must_use]
 pub fn is_of_board(name: &str) -> bool {
-    name.strip_prefix(BOARD).is_some_and(|arch| Arch::of_board(arch).is_some())
+    let arch = name.strip_prefix(BOARD);
+    arch.is_some_and(|arch| Arch::ALL.iter().any(|known| known.name() == arch))
 }
 
 /// The image, built once for all that goes in. Nobody may write to it.
@@ -54,9 +55,11 @@ fn build(from: &Path, arch: Arch, into: &Path) -> Result<()> {
     };
     let packages = fs::read_to_string(from.join("packages"))?;
     let packages: Vec<_> = packages.lines().filter(|line| !line.starts_with('#')).collect();
-    let mut mmdebstrap = Command::new("mmdebstrap");
+    // Owners as they shall be, whoever builds.
+    let mut mmdebstrap = Command::new("fakeroot");
     mmdebstrap.env("BUILD", from.join("build")).env("IMAGE", into.join("root.ext4"));
-    mmdebstrap.args(["--quiet", "--variant=extract", "--format=null"]);
+    mmdebstrap.args(["mmdebstrap", "--mode=root", "--quiet", "--variant=extract"]);
+    mmdebstrap.arg("--format=null");
     mmdebstrap.arg("--skip=chroot/mount,cleanup");
     mmdebstrap.arg(format!("--architectures={}", arch.debian()));
     mmdebstrap.arg(format!("--include={}", packages.join(",")));
@@ -140,17 +143,38 @@ fn put(files: Archive, image: &Path) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     debugfs.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let said = command::output(debugfs.args(["-w", "-f"]).arg(&script).arg(image))?;
-    // Its exit status says nothing: it answers each file with a new inode.
-    let lines: Vec<_> = said.lines().collect();
-    let is_written = |path: &String| {
-        lines.windows(2).any(|pair| {
-            pair[0].starts_with("debugfs: write ")
-                && pair[0].ends_with(&format!(" {path}"))
-                && pair[1].starts_with("Allocated inode")
-        })
-    };
-    if let Some(path) = written.iter().find(|path| !is_written(path)) {
+    if let Some(path) = written.iter().find(|path| !is_written(path, &said)) {
         bail!("debugfs did not write {path}:\n{said}");
     }
     Ok(())
+}
+
+/// Whether debugfs wrote that file. Its exit status does not tell; it answers each
+/// `write` with the new inode.
+fn is_written(path: &str, said: &str) -> bool {
+    let lines: Vec<_> = said.lines().collect();
+    lines.windows(2).any(|pair| {
+        pair[0].starts_with("debugfs: write ")
+            && pair[0].ends_with(&format!(" {path}"))
+            && pair[1].starts_with("Allocated inode")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boards_with_a_root() {
+        assert!(is_of_board("qemu-systemd-x86_64") && is_of_board("qemu-systemd-aarch64"));
+        assert!(!is_of_board("qemu-x86_64") && !is_of_board("qemu-systemd-"));
+    }
+
+    #[test]
+    fn what_debugfs_wrote() {
+        let said = "debugfs: rm /a\ndebugfs: write /tmp/0 /a\nAllocated inode: 12\n\
+                    debugfs: write /tmp/1 /b\ndebugfs: sif /b uid 0\n";
+        assert!(is_written("/a", said));
+        assert!(!is_written("/b", said) && !is_written("/c", said));
+    }
 }
