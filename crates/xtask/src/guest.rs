@@ -42,6 +42,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const SYSTEMD_TIMEOUT: Duration = Duration::from_secs(400);
 /// From the last answer to power-off: file systems of a few hundred MiB.
 const POWER_OFF: Duration = Duration::from_secs(20);
+/// The same where systemd stops QM and all else first.
+const SYSTEMD_POWER_OFF: Duration = Duration::from_secs(120);
 /// The virtio ports, as guest-run knows them.
 const PORTS: [&str; 3] = ["plimsoll.stdout", "plimsoll.stderr", "plimsoll.control"];
 /// The socket of QEMU's monitor.
@@ -294,7 +296,8 @@ impl Guest {
         let mut running = machine.start(on_serial)?;
         let report = self.listen(&listeners, &mut running, &end, deadline, on_line);
         let report = report.map_err(|error| explained(&error, &mut running))?;
-        let powered_off = running.wait(Instant::now() + POWER_OFF)?;
+        let power_off = if self.root { SYSTEMD_POWER_OFF } else { POWER_OFF };
+        let powered_off = running.wait(Instant::now() + power_off)?;
         Ok(Outcome {
             status: report.status,
             stdout: report.stdout,

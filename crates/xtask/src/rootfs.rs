@@ -3,12 +3,13 @@
 //! script is run, so both architectures take the same way, and no right of root
 //! is needed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use cpio::newc;
@@ -24,8 +25,10 @@ use crate::{cache, command, repository};
 const BOARD: &str = "qemu-systemd-";
 /// Where the packages are from: podman has Quadlet from 4.4 on.
 pub const SUITE: Suite = Suite::Trixie;
-/// The kernel's words for the root on disk0.
-pub const KERNEL_ARGS: [&str; 2] = ["root=LABEL=root", "rw"];
+/// The kernel's words for the root on disk0, and a console that systemd leaves to
+/// the kernel: an emulated serial line takes its time.
+pub const KERNEL_ARGS: [&str; 4] =
+    ["root=LABEL=root", "rw", "systemd.show_status=error", "systemd.log_color=no"];
 
 /// Whether the board of that name has a root of its own on disk0.
 #[must_use]
@@ -101,63 +104,76 @@ fn put(files: Archive, image: &Path) -> Result<()> {
     let mut archive = Vec::new();
     files.write(&mut archive)?;
     let contents = tempfile::tempdir()?;
-    let mut commands = String::new();
-    let mut written = Vec::new();
+    let mut entries = Vec::new();
     let mut rest = archive.as_slice();
-    for i in 0.. {
+    loop {
         let mut reader = newc::Reader::new(rest)?;
         if reader.entry().is_trailer() {
             break;
         }
-        let (path, mode) = (format!("/{}", reader.entry().name()), reader.entry().mode());
-        if path.contains(|c: char| c.is_whitespace() || c == '"') {
-            bail!("{path}: no place in a root for a name with blanks or quotes");
-        }
+        let (path, mode) = (in_root(reader.entry().name())?, reader.entry().mode());
         let mut content = Vec::new();
         reader.read_to_end(&mut content)?;
         rest = reader.finish()?;
-        match mode & 0o170_000 {
-            // One that is there already is left as it is.
+        entries.push((path, mode, content));
+    }
+
+    let stats: String = entries.iter().map(|(path, ..)| format!("stat {path}\n")).collect();
+    let missing = debugfs(image, &[], &stats, contents.path())?;
+    let is_missing = |path: &str| missing.iter().any(|said| said.starts_with(&format!("{path}: ")));
+    let paths = entries.iter().map(|(path, ..)| path.clone());
+    let mut there: BTreeSet<_> = paths.filter(|path| !is_missing(path)).collect();
+    let mut commands = String::new();
+    for (i, (path, mode, content)) in entries.into_iter().enumerate() {
+        let kind = mode & 0o170_000;
+        let is_new = there.insert(path.clone());
+        if !is_new && kind != 0o040_000 {
+            writeln!(commands, "rm {path}")?;
+        }
+        match kind {
+            0o040_000 if !is_new => {}
             0o040_000 => writeln!(commands, "mkdir {path}")?,
-            0o120_000 => {
-                let target = String::from_utf8(content).context("odd symbolic link")?;
-                writeln!(commands, "rm {path}\nsymlink {path} {target}")?;
-            }
             0o100_000 => {
                 let local = contents.path().join(i.to_string());
                 fs::write(&local, content)?;
-                writeln!(commands, "rm {path}\nwrite {} {path}", local.display())?;
-                writeln!(
-                    commands,
-                    "sif {path} mode 0{mode:o}\nsif {path} uid 0\nsif {path} gid 0"
-                )?;
-                written.push(path);
+                writeln!(commands, "write {} {path}\nsif {path} mode 0{mode:o}", local.display())?;
+                writeln!(commands, "sif {path} uid 0\nsif {path} gid 0")?;
             }
             other => bail!("{path}: file type {other:o} can't be put into a root"),
         }
     }
-    let script = contents.path().join("commands");
+    let complaints = debugfs(image, &["-w"], &commands, contents.path())?;
+    if !complaints.is_empty() {
+        bail!("debugfs on {}: {}", image.display(), complaints.join("\n"));
+    }
+    Ok(())
+}
+
+/// The absolute path of what an initramfs has under `name`. Debian's root has the
+/// old places as links, which debugfs does not follow to a file's directory.
+fn in_root(name: &str) -> Result<String> {
+    if name.contains(|c: char| c.is_whitespace() || c == '"') {
+        bail!("{name:?}: a name with blanks or quotes can't be put into a root");
+    }
+    let first = name.split('/').next().unwrap_or_default();
+    let is_link = ["bin", "sbin", "lib", "lib64"].contains(&first);
+    Ok(format!("{}{name}", if is_link { "/usr/" } else { "/" }))
+}
+
+/// Runs debugfs's commands on an image; what it complained about. Its exit status
+/// says nothing.
+fn debugfs(image: &Path, args: &[&str], commands: &str, dir: &Path) -> Result<Vec<String>> {
+    let script = dir.join("commands");
     fs::write(&script, commands)?;
     let mut debugfs = Command::new("debugfs");
     // Administrators' directories are not on everybody's PATH.
     let path = std::env::var("PATH").unwrap_or_default();
     debugfs.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    let said = command::output(debugfs.args(["-w", "-f"]).arg(&script).arg(image))?;
-    if let Some(path) = written.iter().find(|path| !is_written(path, &said)) {
-        bail!("debugfs did not write {path}:\n{said}");
-    }
-    Ok(())
-}
-
-/// Whether debugfs wrote that file. Its exit status does not tell; it answers each
-/// `write` with the new inode.
-fn is_written(path: &str, said: &str) -> bool {
-    let lines: Vec<_> = said.lines().collect();
-    lines.windows(2).any(|pair| {
-        pair[0].starts_with("debugfs: write ")
-            && pair[0].ends_with(&format!(" {path}"))
-            && pair[1].starts_with("Allocated inode")
-    })
+    debugfs.args(args).arg("-f").arg(&script).arg(image).stdin(Stdio::null());
+    let output = debugfs.output().context("cannot run debugfs")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Its name and version come first.
+    Ok(said.lines().skip(1).map(Into::into).collect())
 }
 
 #[cfg(test)]
@@ -171,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn what_debugfs_wrote() {
-        let said = "debugfs: rm /a\ndebugfs: write /tmp/0 /a\nAllocated inode: 12\n\
-                    debugfs: write /tmp/1 /b\ndebugfs: sif /b uid 0\n";
-        assert!(is_written("/a", said));
-        assert!(!is_written("/b", said) && !is_written("/c", said));
+    fn places_of_a_merged_root() {
+        assert_eq!(in_root("lib/modules/6").unwrap(), "/usr/lib/modules/6");
+        assert_eq!(in_root("etc/guest/run").unwrap(), "/etc/guest/run");
+        assert_eq!(in_root("library").unwrap(), "/library");
+        assert!(in_root("a b").is_err() && in_root("a\nrm b").is_err());
     }
 }
