@@ -51,17 +51,20 @@ echo "mem_total $(awk '/^MemTotal/ {{ print $2 }}' /proc/meminfo)"
 echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
 "#
     );
-    let start = Instant::now();
     let mut times = Vec::new();
     let outcome = on.guest().busybox_initramfs().run_with(&script, |line, _| {
-        if let Some(what) = line.split(' ').next().filter(|key| ["state", "qm_state"].contains(key))
-        {
-            times.push((what.to_string(), start.elapsed()));
+        let what = line.split(' ').next().unwrap_or_default();
+        if ["state", "qm_state"].contains(&what) {
+            times.push((what.to_string(), Instant::now()));
         }
         Ok(())
     });
-    let seen = Seen::new(&outcome.unwrap());
+    let outcome = outcome.unwrap();
+    let end = Instant::now();
+    let from_start = |at: Instant| outcome.elapsed.saturating_sub(end - at);
+    let times: Vec<_> = times.into_iter().map(|(what, at)| (what, from_start(at))).collect();
     println!("{}: from QEMU's start: {times:.1?}", on.board);
+    let seen = Seen::new(&outcome);
     for key in ["state", "qm_state"] {
         seen.expect(key, "running");
     }
