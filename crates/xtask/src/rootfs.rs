@@ -63,7 +63,11 @@ fn build(from: &Path, arch: Arch, into: &Path) -> Result<()> {
     mmdebstrap.env("BUILD", from.join("build")).env("IMAGE", into.join("root.ext4"));
     mmdebstrap.args(["mmdebstrap", "--mode=root", "--quiet", "--variant=extract"]);
     mmdebstrap.arg("--format=null");
-    mmdebstrap.arg("--skip=chroot/mount,cleanup");
+    mmdebstrap.arg("--skip=chroot/mount,check/signed-by,cleanup");
+    // It looks at no configuration of the machine's apt: proxies are to be told.
+    let config = command::output(Command::new("apt-config").args(["dump", "--no-empty"]))?;
+    let http = config.lines().filter(|line| line.starts_with("Acquire::http"));
+    mmdebstrap.args(http.map(|line| format!("--aptopt={line}")));
     mmdebstrap.arg(format!("--architectures={}", arch.debian()));
     mmdebstrap.arg(format!("--include={}", packages.join(",")));
     mmdebstrap.arg(format!("--extract-hook=\"$BUILD\" \"$1\" {} \"$IMAGE\"", arch.debian()));
