@@ -44,6 +44,8 @@ for pid in $(cat $(find /sys/fs/cgroup/qm.service -path '*nested.service/libpod*
     scores="$scores $(cat /proc/$pid/comm):$(cat /proc/$pid/oom_score_adj)"
 done
 echo "nested_scores$scores"
+score=/proc/self/oom_score_adj
+echo "in_qm_scores $(in-qm "cat $score; (echo 0 >$score) 2>/dev/null; cat $score" | tr '\n' ' ')"
 echo "drop_in $(tr '\n' ' ' </usr/share/containers/systemd/qm.container.d/10-automotive.conf)"
 echo "var_qm $(awk '$2 == "/var/qm" {{ print $1, $3 }}' /proc/mounts)"
 echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=journal + _TRANSPORT=stdout)"
@@ -87,4 +89,6 @@ echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
     seen.expect("cpu.idle", 1);
     seen.expect("qm_score", 500);
     seen.expect("nested_scores", "sleep:750");
+    // Without CAP_SYS_RESOURCE nobody in QM lowers a score.
+    seen.expect("in_qm_scores", "500 500 ");
 }
