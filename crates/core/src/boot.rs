@@ -26,6 +26,8 @@ pub const RECORD_PATH: &str = "/run/plimsoll/boot.json";
 pub const BOARD_COPY_PATH: &str = "/run/plimsoll/board.json";
 /// Exists only if QM may be started: a condition for whatever starts it.
 pub const QM_START_PATH: &str = "/run/plimsoll/qm-start";
+/// What becomes of PID 1 where nothing follows.
+pub const STAYS: &str = "none: plimsoll stays PID 1";
 
 /// The file systems that have to be there, with the flags and options systemd
 /// gives them (mount_table in mount-setup.c): systemd leaves alone what is
@@ -295,17 +297,24 @@ pub fn hold<K: Kernel>(kernel: &mut K, record: &mut Record, reason: &str) {
     noted(kernel, record, "qm", "start", Outcome::Failed, reason);
 }
 
-/// Finds and mounts /var/qm, if the board has it; without it QM is held, unless
-/// the board file says otherwise.
-pub fn var_qm<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>) {
+/// Finds and mounts /var/qm below `root`, if the board has it; without it QM is
+/// held, unless the board file says otherwise.
+pub fn var_qm<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, root: &str) {
     let Some(wanted) = &board.var_qm else { return };
-    if !var_qm::mount(kernel, record, wanted) && !wanted.start_qm_without {
+    if !var_qm::mount(kernel, record, wanted, root) && !wanted.start_qm_without {
         hold(kernel, record, "/var/qm is not mounted");
     }
 }
 
 /// The last words: the score of PID 1, the verdict on QM, the record's files.
-pub fn finish<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, json: &mut [u8]) {
+/// `next` is what becomes of PID 1.
+pub fn finish<K: Kernel>(
+    kernel: &mut K,
+    record: &mut Record,
+    board: &Board<'_>,
+    next: &str,
+    json: &mut [u8],
+) {
     copy_board(kernel, record, json.get_mut(..=BOARD_BYTES_MAX).unwrap_or_default());
     let score = format_args!("{}", i64::from(board.init_oom_score_adj));
     apply::write(kernel, record, "oom-score", "/proc/1/oom_score_adj", score);
@@ -316,7 +325,6 @@ pub fn finish<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>,
             Err(errno) => failed(kernel, record, "qm", QM_START_PATH, errno),
         };
     }
-    let next = board.next_init.unwrap_or("none: plimsoll stays PID 1");
     let note = Note {
         step: "handoff",
         target: "next init",

@@ -22,6 +22,8 @@ impl Errno {
     pub const INTR: Self = Self(4);
     /// Try again: also what memory.reclaim says where less was to be had.
     pub const AGAIN: Self = Self(11);
+    /// Permission denied: also what a write-protected device says to a mount.
+    pub const ACCES: Self = Self(13);
     /// Device or resource busy.
     pub const BUSY: Self = Self(16);
     /// File exists.

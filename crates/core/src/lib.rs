@@ -21,6 +21,7 @@ pub mod number;
 pub mod payload;
 pub mod plan;
 pub mod record;
+pub mod root;
 pub mod status;
 mod uuid;
 pub mod var_qm;

@@ -5,20 +5,27 @@ use heapless::String;
 use crate::apply::{failed, noted};
 use crate::board::VarQm;
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
-use crate::record::{Note, Outcome, Record};
+use crate::path;
+use crate::record::{Note, Outcome, Record, cut};
 use crate::volume::{self, VolumeError};
 
-/// Where it is mounted.
+/// Where it is mounted, in the root file system.
 pub const MOUNT_POINT: &str = "/var/qm";
 
 /// Between two looks for the device: short against a disk's probe, long
 /// against the cost of a look.
-const LOOK_US: u64 = 20_000;
+pub(crate) const LOOK_US: u64 = 20_000;
 
-/// Waits for the partition, checks that it is the one, mounts it; whether it
-/// is mounted.
-pub fn mount<K: Kernel>(kernel: &mut K, record: &mut Record, wanted: &VarQm<'_>) -> bool {
-    if kernel.is_mount_point(MOUNT_POINT) == Ok(true) {
+/// Waits for the partition, checks that it is the one, mounts it below `root`,
+/// which is empty or where the root file system is; whether it is mounted.
+pub fn mount<K: Kernel>(
+    kernel: &mut K,
+    record: &mut Record,
+    wanted: &VarQm<'_>,
+    root: &str,
+) -> bool {
+    let target: String<32> = cut(format_args!("{root}{MOUNT_POINT}"));
+    if kernel.is_mount_point(&target) == Ok(true) {
         return noted(kernel, record, "var-qm", MOUNT_POINT, Outcome::Skipped, "mounted already");
     }
     let begin = kernel.now_us();
@@ -34,7 +41,7 @@ pub fn mount<K: Kernel>(kernel: &mut K, record: &mut Record, wanted: &VarQm<'_>)
             return false;
         }
     };
-    match mount_volume(kernel, wanted, &volume.device) {
+    match mount_volume(kernel, wanted, &volume.device, root, &target) {
         Ok(()) => {
             record.note(
                 kernel,
@@ -70,29 +77,40 @@ fn wait<K: Kernel>(
     }
 }
 
-fn mount_volume<K: Kernel>(kernel: &mut K, wanted: &VarQm<'_>, device: &str) -> Result<(), Errno> {
+fn mount_volume<K: Kernel>(
+    kernel: &mut K,
+    wanted: &VarQm<'_>,
+    device: &str,
+    root: &str,
+    target: &str,
+) -> Result<(), Errno> {
     // On a read-only root the image has them.
-    let _ = kernel.mkdir("/var");
-    let _ = kernel.mkdir(MOUNT_POINT);
-    let (flags, data) = options(wanted.options)?;
-    let mount =
-        Mount { source: device, target: MOUNT_POINT, fstype: wanted.fstype, flags, data: &data };
+    let _ = kernel.mkdir(&path(format_args!("{root}/var"))?);
+    let _ = kernel.mkdir(target);
+    let mut flags = MountFlags { nosuid: true, nodev: true, ..MountFlags::default() };
+    let mut data = String::new();
+    options(wanted.options, &mut flags, &mut data)?;
+    let mount = Mount { source: device, target, fstype: wanted.fstype, flags, data: &data };
     kernel.mount(&mount)?;
-    match kernel.is_mount_point(MOUNT_POINT) {
+    match kernel.is_mount_point(target) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Errno::NODEV),
         Err(errno) => Err(errno),
     }
 }
 
-/// The words that are flags of mount(2) as flags, nodev and nosuid always; the
-/// others for the file system.
-fn options(options: &str) -> Result<(MountFlags, String<128>), Errno> {
-    let mut flags = MountFlags { nosuid: true, nodev: true, ..MountFlags::default() };
-    let mut data: String<128> = String::new();
+/// The words that are flags of mount(2) become flags, besides those given; the
+/// others are the file system's.
+pub(crate) fn options(
+    options: &str,
+    flags: &mut MountFlags,
+    data: &mut String<128>,
+) -> Result<(), Errno> {
     for word in options.split(',').filter(|word| !word.is_empty()) {
         match word {
-            "nodev" | "nosuid" | "rw" | "defaults" => {}
+            "rw" | "defaults" => {}
+            "nodev" => flags.nodev = true,
+            "nosuid" => flags.nosuid = true,
             "noexec" => flags.noexec = true,
             "noatime" => flags.noatime = true,
             "strictatime" => flags.strictatime = true,
@@ -105,5 +123,5 @@ fn options(options: &str) -> Result<(MountFlags, String<128>), Errno> {
             }
         }
     }
-    Ok((flags, data))
+    Ok(())
 }

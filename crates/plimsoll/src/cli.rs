@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 use crate::control::SOCKET_PATH;
 use crate::kmsg::put;
 use crate::linux::Linux;
-use crate::pid1::timespec;
+use crate::pid1::{self, timespec};
 use crate::start::Start;
 use crate::sys::{self, STDERR, STDOUT};
 
@@ -35,6 +35,7 @@ const WATCH_US: u64 = 1_000_000;
 const HELP: &str = "\
 plimsoll check FILE       is this board file right? every mistake, one a line
 plimsoll plan [FILE]      what would be done on this machine
+plimsoll boot             what PID 1 would have done, where another init is up
 plimsoll status [--json]  what was done, and how it is now
 plimsoll watch            the same each second, a line each
 plimsoll metrics          as OpenMetrics text
@@ -52,6 +53,7 @@ pub(crate) fn run(start: Start) -> ! {
     let status = match (start.arg(1), start.arg(2), start.argc()) {
         (Some("check"), Some(path), 3) => check(path),
         (Some("plan"), path, 2 | 3) => plan(path.unwrap_or(BOARD_PATH)),
+        (Some("boot"), None, 2) => boot(),
         (Some("status"), None, 2) => status(false),
         (Some("status"), Some("--json"), 3) => status(true),
         (Some("watch"), None, 2) => watch(),
@@ -123,6 +125,19 @@ fn plan(path: &str) -> u8 {
     let Ok(plan) = plan::plan(&board, &facts) else { return FAILED };
     plan::outline(&board, &plan, &mut |line| put(STDOUT, format_args!("{line}\n")));
     if accepted { OK } else { FAILED }
+}
+
+/// The boot under an init that is up already, once.
+fn boot() -> u8 {
+    if !rustix::process::geteuid().is_root() {
+        put(STDERR, format_args!("plimsoll boot: for root alone\n"));
+        return FAILED;
+    }
+    if connect().is_ok() {
+        put(STDERR, format_args!("plimsoll is there already: plimsoll status\n"));
+        return OK;
+    }
+    if pid1::run_late() { OK } else { FAILED }
 }
 
 /// The commands that PID 1 understands are signals.

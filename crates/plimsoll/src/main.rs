@@ -28,6 +28,7 @@ mod pressure;
 mod start;
 mod supervisor;
 mod swap;
+mod switch;
 mod sys;
 mod walk;
 

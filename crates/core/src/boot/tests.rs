@@ -45,8 +45,9 @@ fn boot(mut kernel: FakeKernel) -> Boot {
     let (mut board, accepted) = read_board(&mut kernel, &mut record, &mut text);
     modules(&mut kernel, &mut record, &board);
     limits(&mut kernel, &mut record, &mut board, accepted);
-    var_qm(&mut kernel, &mut record, &board);
-    finish(&mut kernel, &mut record, &board, &mut json);
+    var_qm(&mut kernel, &mut record, &board, "");
+    let next = board.next_init.unwrap_or(STAYS);
+    finish(&mut kernel, &mut record, &board, next, &mut json);
     let next_init = board.next_init.map(String::from);
     Boot { kernel, record, next_init, accepted }
 }
