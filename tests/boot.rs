@@ -81,11 +81,28 @@ on_boards! {
         no_kmsg,
         a_knob_that_refuses,
         the_boot_itself_is_killed,
+        root_by_label,
+        root_by_uuid,
+        root_by_partuuid,
+        root_that_comes_late,
+        root_missing,
+        root_though_the_boot_is_killed,
+        init_on_a_mounted_root,
+        started_late,
     ],
     x86_64_bookworm: "qemu-x86_64", Bookworm;
     x86_64_trixie: "qemu-x86_64", Trixie;
     aarch64_bookworm: "qemu-aarch64", Bookworm;
     aarch64_trixie: "qemu-aarch64", Trixie;
+}
+
+/// Newer kernels have changed what lies below the initramfs.
+mod newest {
+    on_boards! {
+        [root_by_label],
+        x86_64_sid: "qemu-x86_64", Sid;
+        aarch64_sid: "qemu-aarch64", Sid;
+    }
 }
 
 /// The agent's scenarios: on one kernel more, since its interfaces differ most.

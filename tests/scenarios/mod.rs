@@ -8,6 +8,7 @@ mod agent_swap;
 mod broken;
 mod handoff;
 mod limits;
+mod root;
 mod systemd;
 mod var_qm;
 
@@ -25,6 +26,7 @@ pub(crate) use agent_swap::*;
 pub(crate) use broken::*;
 pub(crate) use handoff::*;
 pub(crate) use limits::*;
+pub(crate) use root::*;
 pub(crate) use systemd::*;
 pub(crate) use var_qm::*;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -42,6 +42,26 @@ pub struct Disk {
     pub var_qm: Option<VarQm>,
 }
 
+/// The host's partition, in what QM's leaves.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// UUID of the GPT entry.
+    pub partition_uuid: Uuid,
+    /// UUID in the superblock.
+    pub fs_uuid: Uuid,
+    /// Label in the superblock and name of the GPT entry.
+    pub label: String,
+    /// A directory whose content it has.
+    pub content: Option<PathBuf>,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        let (partition_uuid, fs_uuid) = (Uuid::new_v4(), Uuid::new_v4());
+        Self { partition_uuid, fs_uuid, label: "root".into(), content: None }
+    }
+}
+
 /// QM's partition.
 #[derive(Clone, Debug)]
 pub struct VarQm {
@@ -77,10 +97,15 @@ impl VarQm {
 impl Disk {
     /// Writes the disk to a sparse file.
     pub fn write(&self, path: &Path) -> Result<()> {
+        self.write_with(path, &Root::default())
+    }
+
+    /// Writes the disk to a sparse file, the host's partition being `root`.
+    pub fn write_with(&self, path: &Path, root: &Root) -> Result<()> {
         let mut file =
             File::options().read(true).write(true).create(true).truncate(true).open(path)?;
         file.set_len(self.bytes)?;
-        let partitions = self.partitions()?;
+        let partitions = self.partitions(root)?;
         let gpt = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
         let mut gpt = gpt.create_from_device(&mut file, None)?;
         gpt.update_partitions(partitions.clone())?;
@@ -90,8 +115,11 @@ impl Disk {
 
         for partition in partitions.values() {
             let var_qm = self.var_qm.as_ref().filter(|q| q.partition_uuid == partition.part_guid);
-            let fs_uuid = var_qm.map_or_else(Uuid::new_v4, |var_qm| var_qm.fs_uuid);
-            format(path, partition, fs_uuid)?;
+            let (fs_uuid, content) = match var_qm {
+                Some(var_qm) => (var_qm.fs_uuid, None),
+                None => (root.fs_uuid, root.content.as_deref()),
+            };
+            format(path, partition, fs_uuid, content)?;
             if var_qm.is_some_and(|var_qm| var_qm.superblock_zeroed) {
                 // ext4's superblock: 1 KiB, 1 KiB from the start.
                 file.write_all_at(&[0; 1024], partition.first_lba * SECTOR + 1024)?;
@@ -101,7 +129,7 @@ impl Disk {
     }
 
     /// QM's partition, if any, then the host's in what is left.
-    fn partitions(&self) -> Result<BTreeMap<u32, Partition>> {
+    fn partitions(&self, root: &Root) -> Result<BTreeMap<u32, Partition>> {
         let last = self.bytes / SECTOR - BACKUP_SECTORS - 1;
         let mut first = ALIGNMENT;
         let mut partitions = BTreeMap::new();
@@ -113,8 +141,9 @@ impl Disk {
             first = end.next_multiple_of(ALIGNMENT);
         }
         if last >= first + ROOT_SECTORS_MIN {
-            let uuid = Uuid::new_v4();
-            partitions.insert(2, entry("root", partition_types::LINUX_FS, uuid, first, last));
+            let Root { label, partition_uuid, .. } = root;
+            let kind = partition_types::LINUX_FS;
+            partitions.insert(2, entry(label, kind, *partition_uuid, first, last));
         }
         Ok(partitions)
     }
@@ -127,7 +156,7 @@ fn entry(name: &str, kind: Type, uuid: Uuid, first_lba: u64, last_lba: u64) -> P
 
 /// Makes an ext4 file system in place, nothing of it left for the kernel to
 /// initialise later.
-fn format(disk: &Path, partition: &Partition, uuid: Uuid) -> Result<()> {
+fn format(disk: &Path, partition: &Partition, uuid: Uuid, content: Option<&Path>) -> Result<()> {
     let offset = partition.first_lba * SECTOR;
     let kib = (partition.last_lba + 1 - partition.first_lba) * SECTOR / 1024;
     let mut mke2fs = Command::new("mke2fs");
@@ -136,6 +165,9 @@ fn format(disk: &Path, partition: &Partition, uuid: Uuid) -> Result<()> {
     mke2fs.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     mke2fs.args(["-q", "-F", "-t", "ext4", "-L", &partition.name, "-U", &uuid.to_string(), "-E"]);
     mke2fs.arg(format!("offset={offset},lazy_itable_init=0,lazy_journal_init=0"));
+    if let Some(content) = content {
+        mke2fs.arg("-d").arg(content);
+    }
     command::output(mke2fs.arg(disk).arg(format!("{kib}k")))?;
     Ok(())
 }

@@ -24,8 +24,8 @@ use self::host::Lines;
 use self::wait::{accept, check_alive, explained, next, wait_for};
 
 use crate::board::BoardFile;
-use crate::disk::Disk;
-use crate::image::{Archive, Image};
+use crate::disk::{Disk, Root};
+use crate::image::{Archive, Image, unpack};
 use crate::packages::{self, Suite};
 use crate::progress::Steps;
 use crate::qemu::qmp::Qmp;
@@ -61,6 +61,7 @@ pub struct Guest {
     board_text: Option<String>,
     modules: Vec<String>,
     disks: Option<Vec<Disk>>,
+    host_root: Option<Root>,
     kernel_args: Vec<String>,
     qemu_args: Vec<String>,
     put: Vec<(PathBuf, String)>,
@@ -117,6 +118,7 @@ impl Guest {
             board_text: None,
             modules: Vec::new(),
             disks: None,
+            host_root: None,
             kernel_args: if root { rootfs::KERNEL_ARGS.map(Into::into).into() } else { Vec::new() },
             qemu_args: Vec::new(),
             put: Vec::new(),
@@ -184,6 +186,14 @@ impl Guest {
     #[must_use]
     pub fn disks(mut self, disks: impl IntoIterator<Item = Disk>) -> Self {
         self.disks = Some(disks.into_iter().collect());
+        self
+    }
+
+    /// The host's partition of the first disk is this one, and holds all that the
+    /// initramfs does: a root file system.
+    #[must_use]
+    pub fn with_root(mut self, root: Root) -> Self {
+        self.host_root = Some(root);
         self
     }
 
@@ -272,6 +282,12 @@ impl Guest {
         let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
         let initramfs = dir.path().join("initramfs");
         let files = self.write_image(&kernel, script, &end, &initramfs)?;
+        if let Some(root) = &mut self.host_root {
+            let content = dir.path().join("root");
+            fs::create_dir(&content)?;
+            unpack(&fs::read(&initramfs)?, &content)?;
+            root.content = Some(content);
+        }
         let disks = self.write_disks(files, dir.path())?;
 
         let sockets = PORTS.map(|name| (name, dir.path().join(name)));
@@ -381,7 +397,13 @@ impl Guest {
             if let (Some(base), Some(files)) = (base, root) {
                 rootfs::copy(&base, files, &next())?;
             }
-            disks.iter().try_for_each(|disk| disk.write(&next()))?;
+            let mut host_root = self.host_root.as_ref();
+            for disk in disks {
+                match host_root.take() {
+                    Some(root) => disk.write_with(&next(), root)?,
+                    None => disk.write(&next())?,
+                }
+            }
             Ok(paths)
         })
     }

@@ -4,9 +4,9 @@
 //! reading the bytes costs QEMU.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, Permissions};
+use std::io::{Read as _, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -188,6 +188,30 @@ impl Archive {
         newc::trailer(&mut to)?;
         to.flush()?;
         Ok(())
+    }
+}
+
+/// Writes what an archive holds below a directory, devices excepted.
+pub fn unpack(archive: &[u8], dir: &Path) -> Result<()> {
+    let mut rest = archive;
+    loop {
+        let mut reader = newc::Reader::new(rest)?;
+        if reader.entry().is_trailer() {
+            return Ok(());
+        }
+        let (path, mode) = (dir.join(reader.entry().name()), reader.entry().mode());
+        let mut content = Vec::new();
+        reader.read_to_end(&mut content)?;
+        match mode & !0o7777 {
+            DIRECTORY => fs::create_dir_all(&path)?,
+            SYMLINK => symlink(String::from_utf8(content)?, &path)?,
+            FILE => {
+                fs::write(&path, content)?;
+                fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777))?;
+            }
+            _ => {}
+        }
+        rest = reader.finish()?;
     }
 }
 
