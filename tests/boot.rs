@@ -89,6 +89,7 @@ on_boards! {
         root_though_the_boot_is_killed,
         init_on_a_mounted_root,
         started_late,
+        a_unit_of_systemd,
     ],
     x86_64_bookworm: "qemu-x86_64", Bookworm;
     x86_64_trixie: "qemu-x86_64", Trixie;

@@ -10,6 +10,7 @@ mod handoff;
 mod limits;
 mod root;
 mod systemd;
+mod unit;
 mod var_qm;
 
 use std::fs::Permissions;
@@ -28,6 +29,7 @@ pub(crate) use handoff::*;
 pub(crate) use limits::*;
 pub(crate) use root::*;
 pub(crate) use systemd::*;
+pub(crate) use unit::*;
 pub(crate) use var_qm::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the

@@ -15,6 +15,8 @@ pub fn step<K: Kernel>(kernel: &mut K, record: &mut Record, step: &Step<'_>) -> 
     match *step {
         Step::Cgroup { path } => cgroup(kernel, record, path),
         Step::Enable { path } => enable(kernel, record, path),
+        // A drop-in says it (`systemd`).
+        Step::Write { unit: Some(_), .. } => true,
         Step::Write { path, knob, value, .. } => match knob_path(path, knob) {
             Ok(file) => write(kernel, record, "limit", &file, format_args!("{value}")),
             Err(errno) => failed(kernel, record, "limit", path, errno),

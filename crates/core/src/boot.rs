@@ -248,13 +248,15 @@ pub fn limits<'a, K: Kernel>(
     }
     if facts.memory.total_pages == 0 {
         hold(kernel, record, "the machine's memory is unknown: /proc/meminfo");
+    } else if board.qm.unit.is_some() && !facts.controllers.memory {
+        hold(kernel, record, "there is no memory controller");
     } else if !fence || refused {
         fall_back(kernel, record, board, &facts);
     } else {
-        let reason = if accepted {
-            "its limits are in force"
-        } else {
-            "the board file was refused: the fallback is in force"
+        let reason = match (accepted, board.qm.unit) {
+            (false, _) => "the board file was refused: the fallback is in force",
+            (true, None) => "its limits are in force",
+            (true, Some(_)) => "its limits are with systemd",
         };
         record.qm_start = true;
         record.qm_reason = cut(format_args!("{reason}"));

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod record;
 pub mod root;
 pub mod status;
+pub mod systemd;
 mod uuid;
 pub mod var_qm;
 pub mod volume;

@@ -11,6 +11,7 @@ use crate::boot::MOUNTS;
 use crate::facts::{CGROUP_ROOT, Facts};
 use crate::kernel::Mount;
 use crate::limit::Limit;
+use crate::systemd;
 use crate::var_qm::MOUNT_POINT;
 
 /// Steps of a plan: 4 for each of 8 host cgroups, 12 levels of QM's path, 13
@@ -52,8 +53,10 @@ pub enum Step<'a> {
         /// Path below the cgroup2 mount; "" is the root.
         path: &'a str,
     },
-    /// Write a knob and read it back.
+    /// Write a knob and read it back; or have systemd write it.
     Write {
+        /// systemd's unit, if the cgroup is one's.
+        unit: Option<&'a str>,
         /// Path below the cgroup2 mount.
         path: &'a str,
         /// File name.
@@ -98,7 +101,10 @@ impl fmt::Display for Step<'_> {
             Self::Enable { path } => {
                 write!(f, "write {CGROUP_ROOT}{path}/cgroup.subtree_control = {CONTROLLERS}")
             }
-            Self::Write { path, knob, value, .. } => {
+            Self::Write { unit, path, knob, value, .. } => {
+                if let Some(unit) = unit {
+                    write!(f, "have {unit} ")?;
+                }
                 write!(f, "write {CGROUP_ROOT}{path}/{knob} = {value}")
             }
         }
@@ -116,31 +122,29 @@ pub struct TooLong;
 /// the same: the refusal belongs in the record.
 pub fn plan<'a>(board: &Board<'a>, facts: &Facts) -> Result<Plan<'a>, TooLong> {
     let mut plan = Builder(Plan::new());
-    plan.cgroup(SUPERVISOR_CGROUP)?;
-    let own = page_floor(SUPERVISOR_MIN_BYTES, facts);
-    plan.write(SUPERVISOR_CGROUP, "memory.min", Value::Number(own), Duty::Protection)?;
+    let own = Value::Number(page_floor(SUPERVISOR_MIN_BYTES, facts));
+    plan.knobs_of(None, SUPERVISOR_CGROUP)?.write("memory.min", own, Duty::Protection)?;
     for path in &board.host.cgroups {
-        plan.cgroup(path)?;
+        let unit = systemd::slice_of(path).filter(|_| board.qm.unit.is_some());
+        let mut to = plan.knobs_of(unit, path)?;
         if let Some(bytes) = board.host.memory_min_bytes {
             let value = Value::Number(page_floor(bytes, facts));
-            plan.write(path, "memory.min", value, Duty::Protection)?;
+            to.write("memory.min", value, Duty::Protection)?;
         }
     }
-    plan_qm(&mut plan, board, facts)?;
+    plan_qm(&mut plan.knobs_of(board.qm.unit, board.qm.cgroup)?, board, facts)?;
     Ok(plan.0)
 }
 
 /// QM's cgroup: the order of the knobs is systemd's (cgroup_context_apply),
 /// high before max among them.
-fn plan_qm<'a>(plan: &mut Builder<'a>, board: &Board<'a>, facts: &Facts) -> Result<(), TooLong> {
+fn plan_qm(to: &mut Knobs<'_, '_>, board: &Board<'_>, facts: &Facts) -> Result<(), TooLong> {
     let qm = &board.qm;
-    plan.cgroup(qm.cgroup)?;
     match qm.cpu_weight {
-        CpuWeight::Idle => plan.write(qm.cgroup, "cpu.idle", Value::Number(1), Duty::Share)?,
+        CpuWeight::Idle => to.write("cpu.idle", Value::Number(1), Duty::Share)?,
         CpuWeight::Weight(weight) => {
-            plan.write(qm.cgroup, "cpu.idle", Value::Number(0), Duty::Share)?;
-            let weight = Value::Number(u64::from(weight));
-            plan.write(qm.cgroup, "cpu.weight", weight, Duty::Share)?;
+            to.write("cpu.idle", Value::Number(0), Duty::Share)?;
+            to.write("cpu.weight", Value::Number(u64::from(weight)), Duty::Share)?;
         }
     }
     let limits = [
@@ -151,12 +155,14 @@ fn plan_qm<'a>(plan: &mut Builder<'a>, board: &Board<'a>, facts: &Facts) -> Resu
         ("memory.swap.max", qm.swap_max, Duty::Limit),
     ];
     for (knob, limit, duty) in limits {
-        plan.write(qm.cgroup, knob, Value::of(limit, facts), duty)?;
+        to.write(knob, Value::of(limit, facts), duty)?;
     }
-    let group = Value::Number(u64::from(qm.oom_group));
-    plan.write(qm.cgroup, "memory.oom.group", group, Duty::Limit)?;
+    // A slice's is always 0 to systemd.
+    if qm.unit.and_then(systemd::slice_of).is_none() {
+        to.write("memory.oom.group", Value::Number(u64::from(qm.oom_group)), Duty::Limit)?;
+    }
     let pids = qm.pids_max.map_or(Value::Max, |max| Value::Number(u64::from(max)));
-    plan.write(qm.cgroup, "pids.max", pids, Duty::Limit)
+    to.write("pids.max", pids, Duty::Limit)
 }
 
 /// Bytes rounded down to whole pages, as the kernel does with a limit.
@@ -189,14 +195,26 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn write(
-        &mut self,
-        path: &'a str,
-        knob: &'static str,
-        value: Value,
-        duty: Duty,
-    ) -> Result<(), TooLong> {
-        self.push(Step::Write { path, knob, value, duty })
+    /// Makes the cgroup, unless it is a unit's, which systemd makes.
+    fn knobs_of(&mut self, unit: Option<&'a str>, path: &'a str) -> Result<Knobs<'_, 'a>, TooLong> {
+        if unit.is_none() {
+            self.cgroup(path)?;
+        }
+        Ok(Knobs { plan: self, unit, path })
+    }
+}
+
+/// The knobs of one cgroup, and whose they are to write.
+struct Knobs<'p, 'a> {
+    plan: &'p mut Builder<'a>,
+    unit: Option<&'a str>,
+    path: &'a str,
+}
+
+impl Knobs<'_, '_> {
+    fn write(&mut self, knob: &'static str, value: Value, duty: Duty) -> Result<(), TooLong> {
+        let Self { unit, path, .. } = *self;
+        self.plan.push(Step::Write { unit, path, knob, value, duty })
     }
 }
 

@@ -1,5 +1,9 @@
 //! Keeping the limits true: each knob that was right once is looked at again,
 //! and a value that drifted is reported and, if the board says so, mended.
+//!
+//! The cgroup of a systemd unit comes and goes, and is systemd's: its knobs are
+//! looked at while there are processes in it, and mended by asking systemd, which
+//! would otherwise undo it. Only what is urgent isn't left to it: QM's memory.max.
 
 use heapless::{String, Vec};
 
@@ -8,15 +12,29 @@ use crate::board::Board;
 use crate::boot::fallback_value;
 use crate::facts::Facts;
 use crate::kernel::{Kernel, Level};
+use crate::number::decimal;
 use crate::plan::{Plan, STEPS_MAX, Step, Value};
 use crate::record::cut;
+use crate::systemd::Text;
 
 /// Between two looks, in microseconds: 1 s. A look is one read a knob.
 pub const PERIOD_US: u64 = 1_000_000;
+/// From one question about a unit to the next, in microseconds: at least 2 s,
+/// doubled each time, at most 64 s. In between drift is mended in the kernel's
+/// files.
+const ASK_US: core::ops::RangeInclusive<u64> = 2_000_000..=64_000_000;
+/// After so long without a question the waits begin anew, in microseconds.
+const QUIET_US: u64 = 60_000_000;
+/// The question, but for the settings.
+const SET_PROPERTY: &str = "systemctl\0set-property\0--runtime\0--no-ask-password\0%\0";
+/// QM's fence.
+const FENCE: &str = "memory.max";
 
 /// What is watched, and what came of it.
 pub struct Watch<'a> {
     knobs: Vec<Knob<'a>, STEPS_MAX>,
+    question: Question<'a>,
+    fallback: Value,
     mend: bool,
     /// Times a knob was found with another value than the one wanted.
     pub drifts: u32,
@@ -25,6 +43,8 @@ pub struct Watch<'a> {
 }
 
 struct Knob<'a> {
+    /// systemd's unit, if it is one's.
+    unit: Option<&'a str>,
     cgroup: &'a str,
     name: &'static str,
     wanted: Value,
@@ -32,9 +52,29 @@ struct Knob<'a> {
     drifted: bool,
 }
 
+/// What systemd is asked: to bring back what is wanted of one unit. What drifts
+/// elsewhere meanwhile is mended in the kernel's files.
+struct Question<'a> {
+    unit: &'a str,
+    stage: Stage,
+    next_us: u64,
+    wait_us: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Nothing,
+    /// It is to be asked, from `next_us` on.
+    ToAsk,
+    Asked,
+    Done,
+    /// It did not, or will not.
+    NotDone,
+}
+
 impl<'a> Watch<'a> {
-    /// Watches those knobs of the plan that the kernel shows as wanted now; of
-    /// memory.max also the fallback.
+    /// Watches those knobs of the plan that the kernel shows as wanted now, of
+    /// memory.max also the fallback; and all that are for systemd to write.
     pub fn new<K: Kernel>(
         kernel: &mut K,
         plan: &Plan<'a>,
@@ -44,21 +84,22 @@ impl<'a> Watch<'a> {
         let fallback = fallback_value(board, facts);
         let mut knobs = Vec::new();
         for step in plan {
-            let Step::Write { path, knob, value, .. } = *step else { continue };
-            let Ok(file) = knob_path(path, knob) else { continue };
+            let Step::Write { unit, path: cgroup, knob: name, value, .. } = *step else { continue };
+            let Ok(file) = knob_path(cgroup, name) else { continue };
             let shown = shows(kernel, &file);
             let is = |value: Value| shown == cut::<32>(format_args!("{value}"));
-            let wanted = if is(value) {
+            let wanted = if unit.is_some() || is(value) {
                 value
-            } else if knob == "memory.max" && is(fallback) {
+            } else if name == FENCE && is(fallback) {
                 fallback
             } else {
                 continue;
             };
             // As many as the plan has.
-            let _ = knobs.push(Knob { cgroup: path, name: knob, wanted, drifted: false });
+            let _ = knobs.push(Knob { unit, cgroup, name, wanted, drifted: false });
         }
-        Self { knobs, mend: board.mend_drift, drifts: 0, mended: 0 }
+        let question = Question { unit: "", stage: Stage::Nothing, next_us: 0, wait_us: 0 };
+        Self { knobs, question, fallback, mend: board.mend_drift, drifts: 0, mended: 0 }
     }
 
     /// Wants another value of a knob of a cgroup from now on, if it is watched.
@@ -66,6 +107,11 @@ impl<'a> Watch<'a> {
         let known = |knob: &&mut Knob<'_>| knob.cgroup == cgroup && knob.name == name;
         let Some(knob) = self.knobs.iter_mut().find(known) else { return };
         knob.wanted = value;
+        if let Some(unit) = knob.unit {
+            // Not a drift to be reported.
+            knob.drifted = true;
+            return self.question.put(unit);
+        }
         let Ok(file) = knob_path(cgroup, name) else { return };
         let wanted: String<32> = cut(format_args!("{value}"));
         match kernel.write(&file, wanted.as_bytes()) {
@@ -78,13 +124,31 @@ impl<'a> Watch<'a> {
 
     /// One look at everything; whether anything is amiss at its end.
     pub fn look<K: Kernel>(&mut self, kernel: &mut K) -> bool {
+        let now = kernel.now_us();
         let mut amiss = false;
+        let (mut cgroup, mut populated) = ("", false);
         for knob in &mut self.knobs {
             let Ok(file) = knob_path(knob.cgroup, knob.name) else { continue };
             let wanted: String<32> = cut(format_args!("{}", knob.wanted));
             let shown = shows(kernel, &file);
+            if knob.unit.is_some() {
+                if cgroup != knob.cgroup {
+                    (cgroup, populated) = (knob.cgroup, is_populated(kernel, knob.cgroup));
+                }
+                // A knob that isn't there is nobody's, but for the fence.
+                if !populated || (shown.is_empty() && knob.name != FENCE) {
+                    knob.drifted = false;
+                    continue;
+                }
+            }
+            let stage = self.question.stage_of(knob.unit);
             if shown == wanted {
-                knob.drifted = false;
+                if knob.drifted && stage == Stage::Done {
+                    self.mended = self.mended.saturating_add(1);
+                    say(kernel, Level::Info, "mended by systemd", &file, &wanted);
+                }
+                // Until systemd has answered it may be the fence alone.
+                knob.drifted &= matches!(stage, Stage::ToAsk | Stage::Asked);
                 continue;
             }
             if !knob.drifted {
@@ -96,16 +160,110 @@ impl<'a> Watch<'a> {
                     format_args!("drift {file}: wanted {wanted}, found {shown}"),
                 );
             }
+            amiss = true;
+            if let Some(unit) = knob.unit {
+                let limit = if self.mend { knob.wanted } else { self.fallback };
+                // Where the board file says so, what somebody set by hand stays;
+                // but no limit at all is none.
+                if knob.name == FENCE && (self.mend || shown == "max") {
+                    fence(kernel, &file, &shown, limit);
+                }
+                if self.mend && stage == Stage::Nothing {
+                    self.question.put(unit);
+                }
+                if self.question.is_with_systemd(unit, now) {
+                    continue;
+                }
+            }
             if self.mend
                 && kernel.write(&file, wanted.as_bytes()).is_ok()
                 && shows(kernel, &file) == wanted
             {
                 knob.drifted = false;
                 self.mended = self.mended.saturating_add(1);
-                kernel.log(Level::Info, format_args!("mended {file}: {wanted}"));
+                say(kernel, Level::Info, "mended", &file, &wanted);
             }
-            amiss |= knob.drifted;
         }
-        amiss
+        if matches!(self.question.stage, Stage::Done | Stage::NotDone) {
+            self.question.stage = Stage::Nothing;
+        }
+        amiss && self.knobs.iter().any(|knob| knob.drifted)
+    }
+
+    /// The command that asks systemd, if it is to be asked now, each word ended
+    /// by a NUL: with all settings of the unit, since a knob that it has no word
+    /// for (memory.oom.group) is written along with them.
+    pub fn ask(&mut self, now: u64) -> Option<Text> {
+        let question = &mut self.question;
+        if question.stage != Stage::ToAsk || now < question.next_us {
+            return None;
+        }
+        question.stage = Stage::Asked;
+        let quiet = now >= question.next_us.saturating_add(QUIET_US);
+        let wait_us = if quiet { 0 } else { question.wait_us.saturating_mul(2) };
+        question.wait_us = wait_us.clamp(*ASK_US.start(), *ASK_US.end());
+        question.next_us = now.saturating_add(question.wait_us);
+        let mut text = Text::of(SET_PROPERTY, &[question.unit]);
+        for knob in self.knobs.iter().filter(|knob| knob.unit == Some(question.unit)) {
+            text.add_setting(knob.name, knob.wanted, "\0");
+        }
+        Some(text)
+    }
+
+    /// systemd has answered, or will not: the next look says what came of it,
+    /// and mends in the kernel's files what is still amiss.
+    pub fn answered(&mut self, done: bool) {
+        self.question.stage = if done { Stage::Done } else { Stage::NotDone };
+    }
+
+    /// Another process goes on with this one's memory: who was asking is gone.
+    pub fn forget_question(&mut self) {
+        self.question.stage = Stage::Nothing;
     }
 }
+
+impl<'a> Question<'a> {
+    /// Instead of another that is not asked yet: QM's knobs are the last in a look.
+    fn put(&mut self, unit: &'a str) {
+        if matches!(self.stage, Stage::Nothing | Stage::ToAsk) {
+            (self.unit, self.stage) = (unit, Stage::ToAsk);
+        }
+    }
+
+    fn stage_of(&self, unit: Option<&str>) -> Stage {
+        if unit == Some(self.unit) { self.stage } else { Stage::Nothing }
+    }
+
+    fn is_with_systemd(&self, unit: &str, now: u64) -> bool {
+        match self.stage_of(Some(unit)) {
+            Stage::ToAsk => now >= self.next_us,
+            stage => stage == Stage::Asked,
+        }
+    }
+}
+
+/// Whether there are processes in it: then systemd has written its knobs.
+fn is_populated<K: Kernel>(kernel: &mut K, cgroup: &str) -> bool {
+    knob_path(cgroup, "cgroup.events")
+        .is_ok_and(|file| shows(kernel, &file).starts_with("populated 1"))
+}
+
+#[inline(never)]
+fn say<K: Kernel>(kernel: &mut K, level: Level, what: &str, file: &str, value: &str) {
+    kernel.log(level, format_args!("{what} {file}: {value}"));
+}
+
+/// Brings memory.max down to a limit, if it is above it or none at all.
+fn fence<K: Kernel>(kernel: &mut K, file: &str, shown: &str, limit: Value) {
+    let Value::Number(limit) = limit else { return };
+    if decimal(shown).is_some_and(|shown| shown <= limit) {
+        return;
+    }
+    let limit: String<32> = cut(format_args!("{limit}"));
+    if kernel.write(file, limit.as_bytes()).is_ok() {
+        say(kernel, Level::Warning, "fenced", file, &limit);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -248,7 +248,7 @@ fn limits_that_only_the_machine_can_judge() {
 fn every_key_has_its_effect() {
     accepted(EVERY_KEY, |board| {
         let qm = &board.qm;
-        assert_eq!(qm.cgroup, "/machine.slice/qm");
+        assert_eq!((qm.cgroup, qm.unit), ("/machine.slice/qm.service", Some("qm.service")));
         assert_eq!(qm.memory_max, Limit::Bytes(3 << 29));
         assert_eq!(qm.memory_high, Limit::Permyriad(3525));
         assert_eq!(qm.memory_min, Limit::Bytes(16 << 20));

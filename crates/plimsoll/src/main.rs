@@ -30,6 +30,7 @@ mod supervisor;
 mod swap;
 mod switch;
 mod sys;
+mod units;
 mod walk;
 
 use core::panic::{Location, PanicInfo};

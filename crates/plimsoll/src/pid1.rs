@@ -9,7 +9,7 @@ use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, PAYLOADS_MAX};
 use plimsoll_core::boot::{self, STAYS};
 use plimsoll_core::record::{JSON_BYTES_MAX, Outcome, Record, cut};
 use plimsoll_core::root::{self, CMDLINE_BYTES, ROOT};
-use plimsoll_core::{PATH_MAX, apply};
+use plimsoll_core::{PATH_MAX, apply, systemd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{CWD, OFlags};
@@ -19,7 +19,7 @@ use rustix::process::WaitOptions;
 use crate::linux::{CPath, Linux, c_bytes, c_path, open};
 use crate::start::Start;
 use crate::sys::{self, Fork};
-use crate::{init, supervisor, switch};
+use crate::{init, supervisor, switch, units};
 
 /// Times a boot that died is tried again: the second time for a passing
 /// reason, the third without the board file, in case that is what kills it.
@@ -284,20 +284,23 @@ fn boot_child(when: When, to_pid1: OwnedFd) -> ! {
     }
     boot::modules(kernel, record, &board);
     let has_root = wanted.map(|wanted| root::mount(kernel, record, &wanted));
-    boot::limits(kernel, record, &mut board, accepted);
+    let plan = boot::limits(kernel, record, &mut board, accepted);
     supervisor::protect(record);
-    boot::var_qm(kernel, record, &board, if has_root == Some(true) { ROOT } else { "" });
+    let root = if has_root == Some(true) { ROOT } else { "" };
+    boot::var_qm(kernel, record, &board, root);
     if !with_board_file {
         boot::hold(kernel, record, "the boot died twice with its board file");
     }
+    systemd::drop_ins(kernel, record, &board, &plan, accepted, root);
     let next = match board.next_init {
         _ if is_late => "as it is: it was there before plimsoll",
         Some(path) if has_root != Some(false) => path,
         _ => STAYS,
     };
     boot::finish(kernel, record, &board, next, json);
-    // If is_late and systemd is PID 1, its daemon-reload belongs here.
-    //
+    if is_late {
+        units::reload();
+    }
     // A PID 1 that went on without this process stays where it is.
     if has_root == Some(true)
         && rustix::io::write(&to_pid1, &[HAS_ROOT]).is_ok()

@@ -27,6 +27,7 @@ use crate::linux::{Linux, c_path, errno, open};
 use crate::pair::Pair;
 use crate::pid1::{READY, timespec};
 use crate::start::Start;
+use crate::units::Units;
 use crate::{swap, sys};
 
 /// argv[0]: systemd-shutdown spares root's processes whose name begins with '@'.
@@ -129,11 +130,16 @@ fn prepare(listener: Option<OwnedFd>) -> Option<Worker<'static>> {
     let (text, answer) = (TEXT.take()?, ANSWER.take()?);
     let read = kernel.read_at(BOARD_COPY_PATH, 0, text).unwrap_or(0);
     let text = text.get_mut(..read).unwrap_or_default();
-    let board = board::read(text, board::decode_core, &mut Faults::default());
+    let mut board = board::read(text, board::decode_core, &mut Faults::default());
     let facts = Facts::gather(kernel);
+    // As at boot.
+    if board.against(facts.memory).is_err() {
+        board.qm.fence();
+    }
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
-    Some(Worker { watch, agent: Agent::new(board.agent), listener, answer, qm: board.qm })
+    let units = Units::new();
+    Some(Worker { watch, units, agent: Agent::new(board.agent), listener, answer, qm: board.qm })
 }
 
 /// Its standard streams were PID 1's console, on a file system that somebody
@@ -173,6 +179,7 @@ fn keep(pair: &mut Pair) -> Role {
 /// What the worker works with.
 pub(crate) struct Worker<'a> {
     pub(crate) watch: Watch<'a>,
+    units: Units,
     pub(crate) agent: Agent,
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) answer: &'static mut [u8; ANSWER_BYTES_MAX],
@@ -186,30 +193,39 @@ enum Source {
     Listener,
     Client(usize),
     Agent,
+    Units,
 }
 
 /// The most sources at once: the clients, the listener, the peer; the agent's
-/// child, its pipe and two triggers.
-const SOURCES_MAX: usize = CLIENTS_MAX + 6;
+/// child, its pipe and two triggers; systemctl and the units' cgroups.
+const SOURCES_MAX: usize = CLIENTS_MAX + 8;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
     let mut clients: [Option<Client>; CLIENTS_MAX] = [const { None }; CLIENTS_MAX];
     let mut next_look = sys::now_us();
     worker.agent.forget_child();
+    worker.units.forget_child();
+    worker.watch.forget_question();
     loop {
         let now = sys::now_us();
         if pair.peer.is_none() && pair.revive(now) {
             return Role::Keeper;
         }
         if now >= next_look {
+            if worker.qm.unit.is_some() {
+                worker.units.listen(worker.qm.cgroup);
+            }
             worker.watch.look(&mut Linux);
             next_look = now.saturating_add(PERIOD_US);
+        }
+        if let Some(due) = worker.units.tick(&mut worker.watch, now) {
+            next_look = next_look.min(due);
         }
         if worker.agent.tick(worker.qm.cgroup) {
             worker.allow_swap();
         }
-        let next = next_look.min(worker.agent.deadline_us(now));
+        let next = next_look.min(worker.agent.deadline_us(now)).min(worker.units.deadline_us());
         for source in wait(worker, pair, &clients, next.saturating_sub(now)) {
             match source {
                 Source::Peer => pair.lost("keeper"),
@@ -220,8 +236,9 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
                         sys::give_back_stack();
                     }
                 }
+                Source::Units if worker.units.heard() => next_look = now,
                 // Minded in any case, before the next wait.
-                Source::Agent => {}
+                Source::Agent | Source::Units => {}
             }
         }
         // Who asked in time was answered, however long this process had to wait
@@ -258,6 +275,7 @@ fn wait(
         add(Source::Listener, listener.as_fd(), PollFlags::IN);
     }
     worker.agent.sources(&mut |fd, flags| add(Source::Agent, fd, flags));
+    worker.units.sources(&mut |fd| add(Source::Units, fd, PollFlags::IN));
     let mut ready = heapless::Vec::new();
     if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_ok() {
         for (source, fd) in sources.iter().zip(&fds) {

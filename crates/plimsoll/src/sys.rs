@@ -126,8 +126,20 @@ pub(crate) fn exec_fd(fd: BorrowedFd<'_>, words: &[&CStr]) -> Errno {
 /// Executes this very program again, with an empty environment. Returns only
 /// an error.
 pub(crate) fn exec_self(words: &[&CStr]) -> Errno {
-    let (argv, envp) = (pointers(words), [core::ptr::null()]);
-    execve(c"/proc/self/exe", argv.as_ptr(), envp.as_ptr())
+    execve(c"/proc/self/exe", pointers(words).as_ptr(), [core::ptr::null()].as_ptr())
+}
+
+/// Executes a program with an empty environment and the words of a text, each
+/// of which must end with a NUL. Returns only an error.
+pub(crate) fn exec_text(path: &CStr, text: &str) -> Errno {
+    let mut argv = [core::ptr::null(); WORDS_MAX];
+    if text.ends_with('\0') {
+        let words = text.as_bytes().split_inclusive(|byte| *byte == 0);
+        for (slot, word) in argv.iter_mut().take(WORDS_MAX - 1).zip(words) {
+            *slot = word.as_ptr().cast();
+        }
+    }
+    execve(path, argv.as_ptr(), [core::ptr::null()].as_ptr())
 }
 
 /// Takes over a descriptor that was handed on across exec; above the standard

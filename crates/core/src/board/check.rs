@@ -13,7 +13,7 @@ use super::{
 use crate::agent::settings::Origin;
 use crate::limit::Limit;
 use crate::number::decimal;
-use crate::record;
+use crate::{record, systemd};
 
 const VAR: &str = "image.partitions.var";
 const VAR_QM: &str = "image.partitions.var_qm";
@@ -26,6 +26,10 @@ pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], fa
     qm(&mut board.qm, values, text, faults);
     host(&mut board.host, values);
     keep_apart(board, values, text, faults);
+    board.qm.unit = values.text("qm.unit");
+    if board.qm.unit.is_some_and(|unit| !systemd::owns(unit, board.qm.cgroup)) {
+        faults.refuse_key(text, "qm.unit", keys::UNIT_RANGE);
+    }
     set(&mut board.image_bytes, values.text("image.image_size").and_then(text::some_size));
     board.var_qm = var_qm(values, board.image_bytes, text, faults);
     values.texts("modules[]", text::is_module, &mut board.modules);

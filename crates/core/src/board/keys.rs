@@ -168,6 +168,8 @@ const FRACTION_RANGE: &str = "0 to below 1, up to nine decimals";
 const UUID_RANGE: &str = "a UUID such as `c36a70ca-8827-4e0e-977e-7179ccfe0e65`, not all zeros";
 const CGROUP_RANGE: &str =
     "a path such as `/system.slice` of at most 128 bytes; not `/`, not `/plimsoll` or below";
+pub(super) const UNIT_RANGE: &str =
+    "a service or slice such as `qm.service`, the last name in `qm.cgroup`, below its slices alone";
 
 /// Place in [`KEYS`] of the agent's section, after which its own keys come.
 pub(crate) const AGENT: usize = {
@@ -209,6 +211,8 @@ keys! {
         "cpu.idle or cpu.weight.";
     "qm.cgroup", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "\"/qm.service\"",
         "QM's cgroup, below the cgroup2 mount. Neither in nor above a host cgroup.";
+    "qm.unit", Kind::Text(text::is_unit), UNIT_RANGE, "", "(none)",
+        "systemd's unit whose cgroup `qm.cgroup` is. Where it is named, QM's limits are systemd's to write: it gets them as drop-ins under /run before it starts, and is asked to mend what drifts.";
     "qm.oom_group", Kind::Boolean, "true or false", "", "true",
         "memory.oom.group: an OOM kill ends all of QM, not a part of it.";
     "qm.pids_max", Kind::WordOrInteger(&WordOrInteger { word: "max", min: 1, max: PIDS_MAX }), "`max`, or 1 to 4194304", "tasks", "4096",

@@ -65,6 +65,9 @@ pub struct Board<'a> {
 pub struct Qm<'a> {
     /// Path below the cgroup2 mount, beginning with '/', without a '/' at its end.
     pub cgroup: &'a str,
+    /// systemd's unit whose cgroup that is; `None`: plimsoll writes the limits
+    /// itself.
+    pub unit: Option<&'a str>,
     /// memory.max
     pub memory_max: Limit,
     /// memory.high
@@ -239,6 +242,7 @@ impl Default for Qm<'_> {
     fn default() -> Self {
         Self {
             cgroup: "/qm.service",
+            unit: None,
             memory_max: Limit::Permyriad(FALLBACK_PERMYRIAD),
             memory_high: Limit::Infinity,
             memory_min: Limit::Bytes(0),

@@ -151,6 +151,19 @@ pub(crate) fn is_algorithm(text: &str) -> bool {
     text.len() <= ALGORITHM_MAX && text.bytes().all(name)
 }
 
+/// A service or slice of systemd, with the cgroup of its own name: systemd
+/// escapes one that begins with '.' or '_'. No template, and not the root slice.
+pub(crate) fn is_unit(text: &str) -> bool {
+    let sound =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'_' | b'.' | b'@');
+    let stem = text.strip_suffix(".service").or_else(|| text.strip_suffix(".slice"));
+    let stem = stem.unwrap_or_default().as_bytes();
+    text.len() < CGROUP_MAX
+        && stem.first().is_some_and(u8::is_ascii_alphanumeric)
+        && stem.last() != Some(&b'@')
+        && stem.iter().all(|byte| sound(*byte))
+}
+
 /// Whether `path` is `parent` or below it.
 pub(crate) fn is_inside(path: &str, parent: &str) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
