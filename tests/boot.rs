@@ -137,6 +137,7 @@ mod systemd {
     on_boards! {
         [
             systemd_is_content,
+            limits_through_systemd,
         ],
         x86_64_trixie: "qemu-systemd-x86_64", Trixie;
         aarch64_trixie: "qemu-systemd-aarch64", Trixie;

@@ -10,6 +10,7 @@ mod handoff;
 mod limits;
 mod root;
 mod systemd;
+mod systemd_limits;
 mod unit;
 mod var_qm;
 
@@ -29,6 +30,7 @@ pub(crate) use handoff::*;
 pub(crate) use limits::*;
 pub(crate) use root::*;
 pub(crate) use systemd::*;
+pub(crate) use systemd_limits::*;
 pub(crate) use unit::*;
 pub(crate) use var_qm::*;
 
