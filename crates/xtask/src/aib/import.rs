@@ -224,7 +224,7 @@ impl Reader {
             let why = "by which automotive-image-builder mounts it";
             meant.push((FS_UUID.into(), QM_VAR_FS_UUID, why));
         }
-        if has_qm && KEYS.iter().any(|key| key.path == "qm.unit") {
+        if has_qm {
             let why = "the unit of automotive-image-builder's QM";
             meant.push(("qm.unit".into(), "\"qm.service\"", why));
         }
