@@ -8,7 +8,7 @@ use core::fmt;
 
 use heapless::String;
 
-use crate::apply::{failed, noted};
+use crate::apply::noted;
 use crate::board::{Identity, Uuid};
 use crate::facts::read_text;
 use crate::kernel::{Errno, Kernel, Mount, MountFlags, Result};
@@ -186,7 +186,6 @@ pub fn mount<K: Kernel>(kernel: &mut K, record: &mut Record, wanted: &Wanted<'_>
                 outcome: if differs { Outcome::Differs } else { Outcome::Agrees },
             };
             record.note(kernel, &note);
-            places(kernel, record);
             true
         }
         Err(errno) => refused(kernel, record, wanted, format_args!("{device}: {}", refusal(errno))),
@@ -276,20 +275,6 @@ fn mount_device<K: Kernel>(kernel: &mut K, wanted: &Wanted<'_>, device: &str) ->
             return Err(refused);
         }
         flags.rdonly = true;
-    }
-}
-
-/// The root must have a place for what moves there.
-fn places<K: Kernel>(kernel: &mut K, record: &mut Record) {
-    for (_, place) in MOVED {
-        let place = place.to_str().unwrap_or_default();
-        // A read-only root says so even where the directory is there.
-        match kernel.mkdir(place) {
-            Err(errno) if errno != Errno::EXIST && kernel.is_mount_point(place).is_err() => {
-                failed(kernel, record, "root", place, errno);
-            }
-            _ => {}
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! library only `core` is used, so any Linux target of the architecture will do.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,7 @@ use crate::{command, repository};
 pub const PROFILE: &str = "board";
 
 /// Flags of rustc for every architecture.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "-Clinker=rust-lld",
     "-Clinker-flavor=ld.lld",
     // No libraries of a libc.
@@ -33,6 +34,7 @@ const FLAGS: [&str; 14] = [
     // did, are kept once; what is called often is called, not copied. Together
     // 3 KB, measured; other thresholds than 15 give more.
     "-Clink-arg=--icf=all",
+    "-Clink-arg=-O2",
     "-Cllvm-args=-enable-machine-outliner=always -machine-outliner-reruns=3",
     "-Cllvm-args=-inline-max-stacksize=512",
     "-Cllvm-args=-inline-threshold=15",
@@ -43,6 +45,9 @@ const FLAGS: [&str; 14] = [
     // Nothing is relocated at start-up that could be made read-only then.
     "-Clink-arg=-znorelro",
 ];
+
+/// Of what is shipped: section headers are for linkers and debuggers.
+const SHIPPED_FLAGS: [&str; 1] = ["-Clink-arg=-znosectionheader"];
 
 /// What is built for a board.
 #[derive(Clone, Debug)]
@@ -105,7 +110,7 @@ pub fn build(arch: Arch, steps: Steps) -> Result<Binaries> {
 fn build_now(arch: Arch, steps: Steps) -> Result<Binaries> {
     let toolchain = Toolchain::find(arch, steps)?;
     let dir = steps.run(format_args!("plimsoll for {arch} ({})", toolchain.triple), || {
-        let mut build = toolchain.cargo("build")?;
+        let mut build = toolchain.cargo("build", &SHIPPED_FLAGS)?;
         build.args(["--package", "plimsoll", "--bins"]);
         command::output(&mut build)?;
         Ok(target_dir()?.join(&toolchain.triple).join(PROFILE))
@@ -119,7 +124,7 @@ pub fn build_with_symbols(arch: Arch, steps: Steps) -> Result<PathBuf> {
     let toolchain = Toolchain::find(arch, steps)?;
     let dir = target_dir()?.join("symbols");
     steps.run(format_args!("plimsoll for {arch} with its symbols"), || {
-        let mut build = toolchain.cargo("build")?;
+        let mut build = toolchain.cargo("build", &[])?;
         build.args(["--package", "plimsoll", "--bin", "plimsoll", "--target-dir"]).arg(&dir);
         build.args(["--config", &format!("profile.{PROFILE}.strip=false")]);
         command::output(&mut build)
@@ -180,11 +185,12 @@ impl Toolchain {
         self.foreign.is_some()
     }
 
-    /// A Cargo command for this target with the flags it needs.
-    pub fn cargo(&self, subcommand: &str) -> Result<Command> {
-        let mut flags = FLAGS.map(String::from).to_vec();
+    /// A Cargo command for this target with the flags it needs, and more.
+    pub fn cargo(&self, subcommand: &str, more: &[&str]) -> Result<Command> {
+        let mut flags: Vec<_> = FLAGS.iter().chain(more).map(|flag| (*flag).into()).collect();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("target.ld");
         flags.push(format!("-Clink-arg=-T{}", script.display()));
+        flags.extend(remapped()?);
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repository()).arg(subcommand);
         cargo.args(["--profile", PROFILE, "--target", &self.triple]);
@@ -201,6 +207,21 @@ impl Toolchain {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         Ok(cargo)
     }
+}
+
+/// Flags that keep the place of this machine's crates out of the binary, where
+/// places of panics name it.
+fn remapped() -> Result<Vec<String>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    // Before the first download there are none.
+    let Some(Ok(sources)) = home.map(|home| fs::read_dir(home.join("registry/src"))) else {
+        return Ok(Vec::new());
+    };
+    let flag = |dir: std::io::Result<fs::DirEntry>| {
+        Ok(format!("--remap-path-prefix={}/=", dir?.path().display()))
+    };
+    sources.map(flag).collect()
 }
 
 fn has_core(sysroot: &Path, triple: &str) -> bool {

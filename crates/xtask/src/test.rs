@@ -26,7 +26,7 @@ pub fn quick(steps: Steps) -> Result<()> {
         let toolchain = Toolchain::find(arch, steps)?;
         // Debian's compiler, the last resort, comes without clippy.
         if !toolchain.is_foreign() {
-            let mut clippy = toolchain.cargo("clippy")?;
+            let mut clippy = toolchain.cargo("clippy", &[])?;
             clippy.args(["--package=plimsoll", "--bins", "--", "-Dwarnings"]);
             run(steps, &format!("clippy for {arch}"), clippy)?;
         }
