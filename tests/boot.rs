@@ -137,10 +137,21 @@ mod systemd {
     on_boards! {
         [
             systemd_is_content,
+            systemd_without_plimsoll,
             limits_through_systemd,
+            qm_is_held_by_its_condition,
+            systemd_lives_its_life,
+            limits_are_as_systemd_computes_them,
         ],
         x86_64_trixie: "qemu-systemd-x86_64", Trixie;
         aarch64_trixie: "qemu-systemd-aarch64", Trixie;
+    }
+
+    mod pages_16k {
+        on_boards! {
+            [limits_with_pages_of_16_kib],
+            aarch64_trixie: "qemu-systemd-aarch64", Trixie;
+        }
     }
 }
 

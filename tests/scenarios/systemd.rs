@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+use xtask::guest::Guest;
+
 use crate::{On, Seen, bytes};
 
 /// From QEMU's start to a state of the guest. Alone it takes a third of that.
@@ -20,9 +23,32 @@ qm_state() {
 }
 "#;
 
-/// Both systemds, the host's and QM's, are running without a failed unit; QM is
-/// limited as automotive-image-builder's drop-in says.
+/// After plimsoll as the initramfs's /init both systemds are as content as without
+/// it; its limits are in force, and what it mounted and left behind is there.
 pub(crate) fn systemd_is_content(on: On) {
+    let seen = is_content(on.guest(), on);
+    seen.expect("var_qm_unit", "active mounted");
+    seen.expect("qm_drop_in", "/run/systemd/system/qm.service.d/99-plimsoll.conf");
+    seen.expect("default_score", "-1000");
+    seen.expect("supervisors", 2);
+    let status: Value = serde_json::from_str(seen.get("status")).unwrap();
+    assert_eq!(status["live"]["drifts"], 0, "{seen}");
+    for entry in status["boot"]["entries"].as_array().unwrap() {
+        assert!(["agrees", "skipped"].contains(&entry["outcome"].as_str().unwrap()), "{entry}");
+    }
+}
+
+/// The image without plimsoll is as it is to be compared with: QM is limited as
+/// automotive-image-builder's drop-in says.
+pub(crate) fn systemd_without_plimsoll(on: On) {
+    let seen = is_content(on.guest().busybox_initramfs(), on);
+    seen.expect("qm_drop_in", "");
+    seen.expect("supervisors", 0);
+}
+
+/// Both systemds, the host's and QM's, are running without a failed unit, and QM
+/// has its limits.
+fn is_content(guest: Guest, on: On) -> Seen {
     let script = format!(
         r#"{QM_STATE}
 echo "state $(systemctl is-system-running --wait)"
@@ -49,12 +75,17 @@ echo "in_qm_scores $(in-qm "cat $score; (echo 0 >$score) 2>/dev/null; cat $score
 echo "drop_in $(tr '\n' ' ' </usr/share/containers/systemd/qm.container.d/10-automotive.conf)"
 echo "var_qm $(awk '$2 == "/var/qm" {{ print $1, $3 }}' /proc/mounts)"
 echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=journal + _TRANSPORT=stdout)"
+echo "var_qm_unit $(systemctl show var-qm.mount --property ActiveState,SubState --value | tr '\n' ' ' | sed 's/ $//')"
+echo "qm_drop_in $(systemctl show qm --property DropInPaths --value | tr ' ' '\n' | grep plimsoll)"
+echo "default_score $(systemctl show --property DefaultOOMScoreAdjust --value)"
+echo "supervisors $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs 2>/dev/null || echo 0)"
+echo "status $(plimsoll status --json 2>/dev/null)"
 echo "mem_total $(awk '/^MemTotal/ {{ print $2 }}' /proc/meminfo)"
 echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
 "#
     );
     let mut times = Vec::new();
-    let outcome = on.guest().busybox_initramfs().run_with(&script, |line, _| {
+    let outcome = guest.run_with(&script, |line, _| {
         let what = line.split(' ').next().unwrap_or_default();
         if ["state", "qm_state"].contains(&what) {
             times.push((what.to_string(), Instant::now()));
@@ -91,4 +122,5 @@ echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
     seen.expect("nested_scores", "sleep:750");
     // Without CAP_SYS_RESOURCE nobody in QM lowers a score.
     seen.expect("in_qm_scores", "500 500 ");
+    seen
 }

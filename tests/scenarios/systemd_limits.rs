@@ -73,7 +73,6 @@ journalctl -b -k -o short-monotonic | grep -E "drift|mended|fenced|systemctl:" |
 /// change is mended through systemd, and what they drop is fenced.
 pub(crate) fn limits_through_systemd(on: On) {
     let mut board = on.board_file();
-    set(&mut board, &["qm", "unit"], json!("qm.service"));
     set(&mut board, &["qm", "memory_limit"], json!({"max": "30%", "high": "25%"}));
     let guest = on.guest().board_json(&board).busybox_initramfs();
     let outcome = guest.kernel_arg("init=/usr/sbin/plimsoll").run(&format!("{QM_STATE}{SCRIPT}"));
@@ -126,7 +125,6 @@ pub(crate) fn limits_through_systemd(on: On) {
 /// journal says why.
 pub(crate) fn qm_is_held_by_its_condition(on: On) {
     let mut board = on.board_file();
-    set(&mut board, &["qm", "unit"], json!("qm.service"));
     set(&mut board, &["image", "partitions", "var_qm", "label"], json!("another"));
     set(&mut board, &["image", "partitions", "var_qm", "wait_secs"], json!(1));
     let guest = on.guest().board_json(&board).busybox_initramfs();

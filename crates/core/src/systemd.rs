@@ -8,18 +8,23 @@
 use heapless::String;
 
 use crate::apply::{failed, noted};
-use crate::board::{Board, text};
+use crate::board::{Board, VarQm, text};
 use crate::boot::{QM_START_PATH, hold};
 use crate::kernel::{Errno, Kernel, Result};
 use crate::plan::{Plan, Step, Value};
 use crate::record::{Outcome, Record, cut};
+use crate::var_qm::MOUNT_POINT;
 
 /// Longest drop-in, in bytes: QM's has about 450, with the longest names and
 /// numbers 900.
 const TEXT_MAX: usize = 1024;
 /// systemd's own program, in an image that has it.
 const PROGRAM: &str = "%/usr/lib/systemd/systemd";
-const UNIT_DIR: &str = "/run/systemd/system/%.d";
+const UNIT_DROP_IN: &str = "/run/systemd/system/%.d/99-plimsoll.conf";
+const MANAGER_DROP_IN: &str = "/run/systemd/system.conf.d/99-plimsoll.conf";
+/// A unit as whole: systemd makes none that lasts of what it finds mounted.
+const UNIT: &str = "/run/systemd/system/%";
+const VAR_QM_UNIT: &str = "var-qm.mount";
 
 /// A text in the making.
 pub struct Text {
@@ -141,7 +146,7 @@ pub fn drop_ins<K: Kernel>(
     }
     if let Some(score) = board.host.oom_score_adj {
         let text = Text::of("[Manager]\nDefaultOOMScoreAdjust=%\n", &[&decimal(score)]);
-        write(kernel, record, "/run/systemd/system.conf%", ".d", &text);
+        write(kernel, record, MANAGER_DROP_IN, "", &text);
     }
     // A slice's condition is an assertion: what is in the slice is started
     // without one whose condition fails.
@@ -149,6 +154,11 @@ pub fn drop_ins<K: Kernel>(
     let head = if is_slice { ["Assert", "Slice"] } else { ["Condition", "Service"] };
     let [check, section] = head;
     let mut text = Text::of("[Unit]\n%PathExists=%\n", &[check, QM_START_PATH]);
+    if let Some(var_qm) = board.var_qm.as_ref().filter(|var_qm| !var_qm.start_qm_without) {
+        // Who unmounts it, a soft-reboot too, stops QM; to start it mounts it.
+        text.add("%PathIsMountPoint=%\nRequiresMountsFor=%\n", &[check, MOUNT_POINT, MOUNT_POINT]);
+        mount_unit(kernel, record, var_qm);
+    }
     if !record.qm_start {
         // systemd names the unit by it where it says that it was not started.
         text.add("Description=QM, held by plimsoll: %\n", &[&record.qm_reason]);
@@ -164,7 +174,7 @@ pub fn drop_ins<K: Kernel>(
             // default is what the units in the slice get.
             text.add_setting(knob, value, "\nDefault");
             text.add_setting(knob, value, "\n");
-            write(kernel, record, UNIT_DIR, slice, &text);
+            write(kernel, record, UNIT_DROP_IN, slice, &text);
         }
     }
     if !is_slice {
@@ -174,30 +184,42 @@ pub fn drop_ins<K: Kernel>(
         let score = decimal(board.qm.oom_score_adj);
         text.add("Slice=%\nOOMPolicy=%\nOOMScoreAdjust=%\n", &[slice, policy, &score]);
     }
-    if !write(kernel, record, UNIT_DIR, unit, &text) && record.qm_start {
+    if !write(kernel, record, UNIT_DROP_IN, unit, &text) && record.qm_start {
         hold(kernel, record, "its drop-in could not be written");
     }
+}
+
+/// The unit of /var/qm, if this boot mounted it.
+fn mount_unit<K: Kernel>(kernel: &mut K, record: &mut Record, var_qm: &VarQm<'_>) {
+    let entries = record.entries.iter();
+    let mut mounted = entries.filter(|e| e.target == MOUNT_POINT && e.outcome == Outcome::Agrees);
+    let Some(device) = mounted.next().map(|entry| entry.found.clone()) else { return };
+    let comma = if var_qm.options.is_empty() { "" } else { "," };
+    let text = Text::of(
+        "[Mount]\nWhat=%\nWhere=%\nType=%\nOptions=nodev,nosuid%%\n",
+        &[&device, MOUNT_POINT, var_qm.fstype, comma, var_qm.options],
+    );
+    write(kernel, record, UNIT, VAR_QM_UNIT, &text);
 }
 
 fn decimal(number: i16) -> String<32> {
     cut(format_args!("{}", i64::from(number)))
 }
 
-/// Writes a drop-in into a directory and reads it back.
+/// Writes a file for systemd and reads it back.
 #[inline(never)]
 fn write<K: Kernel>(
     kernel: &mut K,
     record: &mut Record,
-    dir: &str,
+    file: &str,
     name: &str,
     text: &Text,
 ) -> bool {
-    let dir = Text::of(dir, &[name]);
-    let file = Text::of("%/99-plimsoll.conf", &[&dir.bytes]);
+    let file = Text::of(file, &[name]);
     let head = "# By plimsoll, from the board file. Made anew at each boot.\n%";
     let whole = Text::of(head, &[&text.bytes]);
     // Where it can't be made, the file can't either.
-    let _ = kernel.mkdir(&dir.bytes);
+    let _ = kernel.mkdir(split(&file.bytes).0);
     let mut shown = [0; TEXT_MAX];
     let read = kernel
         .replace(&file.bytes, whole.bytes.as_bytes())

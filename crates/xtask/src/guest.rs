@@ -26,7 +26,7 @@ use self::wait::{accept, check_alive, explained, next, wait_for};
 use crate::board::BoardFile;
 use crate::disk::{Disk, Root};
 use crate::image::{Archive, Image, unpack};
-use crate::packages::{self, Suite};
+use crate::packages::{self, Flavour, Suite};
 use crate::progress::Steps;
 use crate::qemu::qmp::Qmp;
 use crate::qemu::{Machine, Running};
@@ -56,6 +56,7 @@ type LineTaker = Box<dyn FnMut(&str) + Send>;
 pub struct Guest {
     board: BoardFile,
     suite: Suite,
+    flavour: Flavour,
     steps: Steps,
     memory: String,
     board_text: Option<String>,
@@ -113,6 +114,7 @@ impl Guest {
         Ok(Self {
             board: BoardFile::load(board)?,
             suite,
+            flavour: Flavour::Cloud,
             steps: Steps::Quiet,
             memory: MEMORY.into(),
             board_text: None,
@@ -219,6 +221,13 @@ impl Guest {
         self.qemu_args(["-smp", "1", "-icount", &format!("shift={shift},sleep=off")])
     }
 
+    /// A kernel with pages of 16 KiB, and an aarch64 CPU that has them.
+    #[must_use]
+    pub fn pages_16k(mut self) -> Self {
+        self.flavour = Flavour::Pages16k;
+        self.qemu_args(["-cpu", "cortex-a76"])
+    }
+
     /// What the guest's kernel has free goes back to this machine.
     #[must_use]
     pub fn free_page_reporting(self) -> Self {
@@ -279,7 +288,7 @@ impl Guest {
     ) -> Result<Outcome> {
         let dir = TempDir::with_prefix("plimsoll-")?;
         let end = format!("{}\n", Uuid::new_v4());
-        let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
+        let kernel = packages::kernel(self.suite, self.flavour, self.board.arch, self.steps)?;
         let initramfs = dir.path().join("initramfs");
         let files = self.write_image(&kernel, script, &end, &initramfs)?;
         if let Some(root) = &mut self.host_root {
@@ -328,7 +337,7 @@ impl Guest {
     /// Writes what QEMU would boot to `dir`: vmlinuz, initramfs, disk0, further disks.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
-        let kernel = packages::kernel(self.suite, self.board.arch, self.steps)?;
+        let kernel = packages::kernel(self.suite, self.flavour, self.board.arch, self.steps)?;
         fs::copy(&kernel.image, dir.join("vmlinuz"))?;
         let files = self.write_image(&kernel, "", "", &dir.join("initramfs"))?;
         self.write_disks(files, dir)?;

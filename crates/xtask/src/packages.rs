@@ -56,9 +56,21 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
-/// Debian's kernel for virtual machines.
-pub fn kernel(suite: Suite, arch: Arch, steps: Steps) -> Result<Kernel> {
-    let package = format!("linux-image-cloud-{}", arch.debian());
+/// One of Debian's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// For virtual machines.
+    Cloud,
+    /// With pages of 16 KiB, for aarch64, from trixie on.
+    Pages16k,
+}
+
+/// A kernel, unpacked.
+pub fn kernel(suite: Suite, flavour: Flavour, arch: Arch, steps: Steps) -> Result<Kernel> {
+    let package = match flavour {
+        Flavour::Cloud => format!("linux-image-cloud-{}", arch.debian()),
+        Flavour::Pages16k => format!("linux-image-{}-16k", arch.debian()),
+    };
     let root = unpacked(&package, &KERNEL_PARTS, suite, arch, steps)?;
     find_kernel(&root).with_context(|| format!("no kernel in {}", root.display()))
 }

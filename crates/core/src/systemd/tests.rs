@@ -8,10 +8,10 @@ use std::vec::Vec;
 
 use super::*;
 use crate::board::text::is_unit;
-use crate::board::{self, BOARD_BYTES_MAX, Faults};
+use crate::board::{self, BOARD_BYTES_MAX, Faults, Uuid};
 use crate::boot;
 use crate::facts::Facts;
-use crate::fake::FakeKernel;
+use crate::fake::{Disk, FakeKernel, ext4_superblock};
 use crate::plan::plan;
 
 const QM: &str = "/run/systemd/system/qm.service.d/99-plimsoll.conf";
@@ -43,6 +43,28 @@ fn with_systemd() -> FakeKernel {
 const MAX: &str = "823468032";
 const BOARD: &str =
     r#"{"qm": {"unit": "qm.service", "memory_limit": {"max": "40%", "high": "35%"}}}"#;
+
+#[test]
+fn var_qm_is_a_unit_of_its_own() {
+    let var_qm = r#"{"qm": {"unit": "qm.service"}, "image": {"partitions": {"var_qm":
+        {"external": true, "label": "qm", "options": "noatime" OTHER}}}}"#;
+    let text = var_qm.replace("OTHER", "");
+    let mut disk = Disk::new("vda", 1 << 23);
+    disk.write(1024, &ext4_superblock(Uuid([1; 16]), "qm", 1 << 23));
+    let mut kernel = FakeKernel::new();
+    kernel.add_disk(disk);
+    let (kernel, record) = boot(kernel, &text);
+    assert!(record.qm_start, "{}", record.qm_reason);
+    assert!(kernel.text("/run/systemd/system/var-qm.mount").ends_with(
+        "[Mount]\nWhat=/dev/vda\nWhere=/var/qm\nType=ext4\nOptions=nodev,nosuid,noatime\n"
+    ));
+    let needs = "ConditionPathIsMountPoint=/var/qm\nRequiresMountsFor=/var/qm\n";
+    assert!(kernel.text(QM).contains(needs));
+    // None of it where QM may do without.
+    let text = var_qm.replace("OTHER", r#", "on_failure": "start""#);
+    let (kernel, _) = boot(FakeKernel::new(), &text);
+    assert!(!kernel.text(QM).contains("/var/qm"));
+}
 
 #[test]
 fn the_documented_board() {
