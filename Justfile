@@ -36,6 +36,10 @@ import *args:
 export *args:
     cargo xtask export {{args}}
 
+# measure what plimsoll costs a boot with systemd
+boot-time *args:
+    cargo xtask boot-time {{args}}
+
 # measure the budgets
 size *args:
     cargo xtask size {{args}}

@@ -8,6 +8,7 @@ pub mod apt;
 pub mod arch;
 pub mod bench;
 pub mod board;
+pub mod boot_time;
 pub mod cache;
 pub mod command;
 pub mod deny;

@@ -12,7 +12,7 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{bench, board, deny, fuzz, install, picture, report, rootfs, target, test};
+use xtask::{bench, board, boot_time, deny, fuzz, install, picture, report, rootfs, target, test};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -64,6 +64,15 @@ enum Command {
     },
     /// Measure the memory agent beside a peer and the bare kernel
     Bench(BenchArgs),
+    /// Measure what plimsoll costs a boot with systemd
+    BootTime {
+        /// aarch64 or x86_64
+        #[arg(long, default_value = "x86_64")]
+        arch: Arch,
+        /// Boots with and without plimsoll each
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Check licences, and what may never reach the target
     Deny,
     /// Check a board file: every fault with line and column
@@ -224,6 +233,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Fuzz { target, secs } => fuzz::run(target.as_deref(), secs)?,
         Command::Bench(args) => bench(args)?,
+        Command::BootTime { arch, rounds } => {
+            install::for_boards(&[arch], Steps::Shown)?;
+            print!("{}", boot_time::run(arch, rounds, Steps::Shown)?);
+        }
         Command::Deny => deny::check()?,
         Command::Check { file } => {
             board::check(&file)?;
