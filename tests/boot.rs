@@ -142,6 +142,7 @@ mod systemd {
             qm_is_held_by_its_condition,
             systemd_lives_its_life,
             limits_are_as_systemd_computes_them,
+            freedom_from_interference,
         ],
         x86_64_trixie: "qemu-systemd-x86_64", Trixie;
         aarch64_trixie: "qemu-systemd-aarch64", Trixie;

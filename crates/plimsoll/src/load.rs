@@ -76,6 +76,8 @@ load client MODE [N]  N times (default 1) a client of the supervisor that is
                       'answers A refused R errors E'
 load fork N           makes up to N processes that sleep; says how many came
                       and which error ended it, then ends them all
+load scheduler POLICY PRIORITY
+                      asks for that policy, by number, with sched_setscheduler
 ";
 
 /// Why a command could not do what it says: what failed, and how.
@@ -124,6 +126,12 @@ fn run(start: start::Start) -> Option<Done> {
         "peak" => bench::peak(text(2)?, number(3)?),
         "client" => client::run(client::Mode::of(text(2)?)?, number(3).unwrap_or(1)),
         "fork" => fork(number(2)?),
+        "scheduler" => {
+            let policy = u32::try_from(number(2)?).ok()?;
+            sys::set_scheduler(policy, i32::try_from(number(3)?).ok()?)
+                .map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
+                .map_err(failed("sched_setscheduler"))
+        }
         _ => return None,
     })
 }

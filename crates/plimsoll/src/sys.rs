@@ -162,6 +162,13 @@ pub(crate) fn swapoff(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(Sysno::swapoff, path.as_ptr()) }.map(|_| ())
 }
 
+/// Another policy and priority for the calling process.
+pub(crate) fn set_scheduler(policy: u32, priority: i32) -> Result<(), Errno> {
+    // SAFETY: the kernel reads one `sched_param`, which is one int.
+    unsafe { syscall!(Sysno::sched_setscheduler, 0, policy, core::ptr::from_ref(&priority)) }
+        .map(|_| ())
+}
+
 /// Sends a signal to every process but PID 1 and this one.
 pub(crate) fn kill_all(signal: u32) {
     // SAFETY: kill takes two numbers.
