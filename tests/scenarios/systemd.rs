@@ -23,6 +23,41 @@ qm_state() {
 }
 "#;
 
+/// What both systemds and QM's limits look like.
+const LOOK: &str = r#"
+echo "state $(systemctl is-system-running --wait)"
+echo "failed $(systemctl --failed --no-legend)"
+echo "pid1 $(cat /proc/1/comm)"
+qm_state
+echo "qm_failed $(in-qm systemctl --failed --no-legend)"
+echo "nested $(in-qm podman inspect --format '{{.State.Status}}' nested)"
+echo "qm $(systemctl show qm --property ActiveState --value)"
+for key in MemoryMax MemoryHigh; do echo "$key $(systemctl show qm --property $key --value)"; done
+for file in memory.max memory.high memory.swap.max cpu.idle; do
+    echo "$file $(cat /sys/fs/cgroup/qm.service/$file)"
+done
+pid=$(podman inspect --format '{{.State.Pid}}' qm)
+echo "qm_score $(cat /proc/$pid/oom_score_adj)"
+echo "qm_init $(cat /proc/$pid/comm)"
+scores=
+for pid in $(cat $(find /sys/fs/cgroup/qm.service -path '*nested.service/libpod*' -name cgroup.procs)); do
+    scores="$scores $(cat /proc/$pid/comm):$(cat /proc/$pid/oom_score_adj)"
+done
+echo "nested_scores$scores"
+score=/proc/self/oom_score_adj
+echo "in_qm_scores $(in-qm "cat $score; (echo 0 >$score) 2>/dev/null; cat $score" | tr '\n' ' ')"
+echo "drop_in $(tr '\n' ' ' </usr/share/containers/systemd/qm.container.d/10-automotive.conf)"
+echo "var_qm $(awk '$2 == "/var/qm" { print $1, $3 }' /proc/mounts)"
+echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=journal + _TRANSPORT=stdout)"
+echo "var_qm_unit $(systemctl show var-qm.mount --property ActiveState,SubState --value | tr '\n' ' ' | sed 's/ $//')"
+echo "qm_drop_in $(systemctl show qm --property DropInPaths --value | tr ' ' '\n' | grep plimsoll)"
+echo "default_score $(systemctl show --property DefaultOOMScoreAdjust --value)"
+echo "supervisors $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs 2>/dev/null || echo 0)"
+echo "status $(plimsoll status --json 2>/dev/null)"
+echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
+echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
+"#;
+
 /// After plimsoll as the initramfs's /init both systemds are as content as without
 /// it; its limits are in force, and what it mounted and left behind is there.
 pub(crate) fn systemd_is_content(on: On) {
@@ -49,41 +84,7 @@ pub(crate) fn systemd_without_plimsoll(on: On) {
 /// Both systemds, the host's and QM's, are running without a failed unit, and QM
 /// has its limits.
 fn is_content(guest: Guest, on: On) -> Seen {
-    let script = format!(
-        r#"{QM_STATE}
-echo "state $(systemctl is-system-running --wait)"
-echo "failed $(systemctl --failed --no-legend)"
-echo "pid1 $(cat /proc/1/comm)"
-qm_state
-echo "qm_failed $(in-qm systemctl --failed --no-legend)"
-echo "nested $(in-qm podman inspect --format '{{{{.State.Status}}}}' nested)"
-echo "qm $(systemctl show qm --property ActiveState --value)"
-for key in MemoryMax MemoryHigh; do echo "$key $(systemctl show qm --property $key --value)"; done
-for file in memory.max memory.high memory.swap.max cpu.idle; do
-    echo "$file $(cat /sys/fs/cgroup/qm.service/$file)"
-done
-pid=$(podman inspect --format '{{{{.State.Pid}}}}' qm)
-echo "qm_score $(cat /proc/$pid/oom_score_adj)"
-echo "qm_init $(cat /proc/$pid/comm)"
-scores=
-for pid in $(cat $(find /sys/fs/cgroup/qm.service -path '*nested.service/libpod*' -name cgroup.procs)); do
-    scores="$scores $(cat /proc/$pid/comm):$(cat /proc/$pid/oom_score_adj)"
-done
-echo "nested_scores$scores"
-score=/proc/self/oom_score_adj
-echo "in_qm_scores $(in-qm "cat $score; (echo 0 >$score) 2>/dev/null; cat $score" | tr '\n' ' ')"
-echo "drop_in $(tr '\n' ' ' </usr/share/containers/systemd/qm.container.d/10-automotive.conf)"
-echo "var_qm $(awk '$2 == "/var/qm" {{ print $1, $3 }}' /proc/mounts)"
-echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=journal + _TRANSPORT=stdout)"
-echo "var_qm_unit $(systemctl show var-qm.mount --property ActiveState,SubState --value | tr '\n' ' ' | sed 's/ $//')"
-echo "qm_drop_in $(systemctl show qm --property DropInPaths --value | tr ' ' '\n' | grep plimsoll)"
-echo "default_score $(systemctl show --property DefaultOOMScoreAdjust --value)"
-echo "supervisors $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs 2>/dev/null || echo 0)"
-echo "status $(plimsoll status --json 2>/dev/null)"
-echo "mem_total $(awk '/^MemTotal/ {{ print $2 }}' /proc/meminfo)"
-echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 {{ print $2 }}')"
-"#
-    );
+    let script = format!("{QM_STATE}{LOOK}");
     let mut times = Vec::new();
     let outcome = guest.run_with(&script, |line, _| {
         let what = line.split(' ').next().unwrap_or_default();
