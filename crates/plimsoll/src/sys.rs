@@ -162,7 +162,8 @@ pub(crate) fn swapoff(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(Sysno::swapoff, path.as_ptr()) }.map(|_| ())
 }
 
-/// Another policy and priority for the calling process.
+/// Another policy and priority for the calling process; the load generator's.
+#[allow(dead_code)]
 pub(crate) fn set_scheduler(policy: u32, priority: i32) -> Result<(), Errno> {
     // SAFETY: the kernel reads one `sched_param`, which is one int.
     unsafe { syscall!(Sysno::sched_setscheduler, 0, policy, core::ptr::from_ref(&priority)) }
