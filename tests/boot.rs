@@ -147,6 +147,13 @@ mod systemd {
         x86_64_trixie: "qemu-systemd-x86_64", Trixie;
         aarch64_trixie: "qemu-systemd-aarch64", Trixie;
     }
+
+    mod pages_16k {
+        on_boards! {
+            [limits_with_pages_of_16_kib],
+            aarch64_trixie: "qemu-systemd-aarch64", Trixie;
+        }
+    }
 }
 
 /// `key value` lines of a guest's output.

@@ -46,6 +46,12 @@ pub(crate) fn limits_are_as_systemd_computes_them(on: On) {
     }
 }
 
+/// With pages of 16 KiB, down to which a limit is rounded.
+pub(crate) fn limits_with_pages_of_16_kib(on: On) {
+    let seen = are_as_systemd_computes_them(on.guest().pages_16k());
+    seen.expect("page", 16384);
+}
+
 /// The script is begun again by each start of user space.
 const LIFE: &str = r#"
 look() {
