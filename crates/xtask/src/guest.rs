@@ -4,11 +4,12 @@
 //! the serial console; qemu/guest-run is the other end.
 
 mod host;
+mod media;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -25,13 +26,13 @@ use self::wait::{accept, check_alive, explained, next, wait_for};
 
 use crate::board::BoardFile;
 use crate::disk::{Disk, Root};
-use crate::image::{Archive, Image, unpack};
+use crate::image::unpack;
 use crate::packages::{self, Flavour, Suite};
 use crate::progress::Steps;
 use crate::qemu::qmp::Qmp;
 use crate::qemu::{Machine, Running};
+use crate::rootfs;
 use crate::stream::{read_control, spool};
-use crate::{modules, rootfs, target};
 
 /// Memory of a guest unless said otherwise: the 2 GiB of the documented board.
 const MEMORY: &str = "2G";
@@ -342,79 +343,6 @@ impl Guest {
         let files = self.write_image(&kernel, "", "", &dir.join("initramfs"))?;
         self.write_disks(files, dir)?;
         Ok(())
-    }
-
-    /// Writes the initramfs, and returns what the root has of this guest.
-    fn write_image(
-        &self,
-        kernel: &packages::Kernel,
-        script: &str,
-        end: &str,
-        path: &Path,
-    ) -> Result<Option<Archive>> {
-        let arch = self.board.arch;
-        let busybox = packages::busybox(arch, self.steps)?;
-        let binaries = target::build(arch, self.steps)?;
-        self.steps.run(format_args!("image for kernel {}", kernel.release), || {
-            let of_board = self.board.board.modules.iter().copied();
-            let added = self.modules.iter().map(String::as_str);
-            let modules = modules::select(kernel, of_board.chain(added))?;
-            let image = Image {
-                plimsoll: &binaries.plimsoll,
-                load: &binaries.load,
-                busybox: &busybox,
-                release: &kernel.release,
-                modules: &modules,
-                board: &self.board_file(),
-                busybox_init: self.busybox_initramfs,
-            };
-            let mut initramfs = image.archive()?;
-            let mut root = self.root.then(|| image.root_files()).transpose()?;
-            let archive = root.as_mut().unwrap_or(&mut initramfs);
-            let get: String = self.get.iter().map(|path| format!("{path}\n")).collect();
-            archive.file("etc/guest/run", 0o755, script.as_bytes());
-            archive.file("etc/guest/get", 0o644, get.as_bytes());
-            archive.file("etc/guest/end", 0o644, end.as_bytes());
-            for (local, path) in &self.put {
-                archive.host_tree(path.trim_matches('/'), local)?;
-            }
-            initramfs.write(BufWriter::new(File::create(path)?))?;
-            Ok(root)
-        })
-    }
-
-    /// The board file's text in the image. One that is no JSON gets no modules.
-    fn board_file(&self) -> String {
-        let text = self.board_text.as_ref().unwrap_or(&self.board.text);
-        let json = serde_json::from_str(text).ok().filter(|_: &Value| !self.modules.is_empty());
-        let Some(mut json) = json else { return text.clone() };
-        if let Some(Value::Array(modules)) = json.pointer_mut("/modules") {
-            modules.extend(self.modules.iter().map(|name| Value::from(name.as_str())));
-        }
-        json.to_string()
-    }
-
-    fn write_disks(&self, root: Option<Archive>, dir: &Path) -> Result<Vec<PathBuf>> {
-        let disks = self.disks.clone().unwrap_or_else(|| vec![self.board.disk()]);
-        let base = self.root.then(|| rootfs::base(self.board.arch, self.steps)).transpose()?;
-        self.steps.run("disks", || {
-            let mut paths = Vec::new();
-            let mut next = || {
-                paths.push(dir.join(format!("disk{}", paths.len())));
-                paths.last().cloned().unwrap_or_default()
-            };
-            if let (Some(base), Some(files)) = (base, root) {
-                rootfs::copy(&base, files, &next())?;
-            }
-            let mut host_root = self.host_root.as_ref();
-            for disk in disks {
-                match host_root.take() {
-                    Some(root) => disk.write_with(&next(), root)?,
-                    None => disk.write(&next())?,
-                }
-            }
-            Ok(paths)
-        })
     }
 
     /// Takes what the guest reports until it has reported all.
