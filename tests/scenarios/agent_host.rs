@@ -207,8 +207,10 @@ pub(crate) fn clocks_are_set_and_the_guest_paused(on: On) {
         seen.expect(&format!("fresh_{event}"), 0);
         (before_us, before) = (now_us, now);
     }
-    // What was used each second stays, what is cold goes.
-    seen.expect("hot_refaults", 0);
-    seen.expect("stolen_hot", 0);
+    // What was used each second stays, what is cold goes. Kernels from 7.0 on may
+    // take a batch (MIN_LRU_BATCH) of what is mapped before they look once more.
+    for key in ["hot_refaults", "stolen_hot"] {
+        assert!(seen.number(key) <= 64, "{key}\n{seen}");
+    }
     assert!(seen.number("stolen_forward") > 0, "{seen}");
 }
