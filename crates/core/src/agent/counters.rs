@@ -242,7 +242,7 @@ static FAMILIES: &[Family] = &[
     },
     Family {
         name: "compact_gained_bytes",
-        help: "Free memory put together to blocks of compact.order or more.",
+        help: "Free memory that compaction took out of blocks smaller than compact.order.",
         label: "",
         parts: &[("", Counter::CompactGainedPages)],
     },

@@ -23,13 +23,18 @@ impl Host {
         Self { qemu, monitor, control }
     }
 
-    /// Resident memory of the QEMU process in KiB: what of the guest's memory
-    /// this machine backs, and what QEMU itself takes, its translated code above all.
-    pub fn rss_kib(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.qemu);
-        let status = fs::read_to_string(&path).with_context(|| format!("no {path}"))?;
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
-        Ok(rss.with_context(|| format!("no VmRSS in {path}"))?.trim().parse()?)
+    /// What of the guest's memory is resident in QEMU, in KiB: that of its greatest
+    /// mapping. QEMU's translated code, which only grows, is not of the guest.
+    pub fn ram_rss_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/smaps", self.qemu);
+        let smaps = fs::read_to_string(&path).with_context(|| format!("no {path}"))?;
+        let numbers = |name: &'static str| {
+            smaps.lines().filter_map(move |line| {
+                line.strip_prefix(name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()
+            })
+        };
+        let ram = numbers("Size:").zip(numbers("Rss:")).max();
+        Ok(ram.with_context(|| format!("no mappings in {path}"))?.1)
     }
 
     /// Runs a command of QEMU's QMP reference: `stop`, `cont`, `query-status`.
