@@ -285,7 +285,7 @@ impl Guest {
     pub fn run_with(
         mut self,
         script: &str,
-        on_line: impl FnMut(&str, &mut Host) -> Result<()>,
+        mut on_line: impl FnMut(&str, &mut Host) -> Result<()>,
     ) -> Result<Outcome> {
         let dir = TempDir::with_prefix("plimsoll-")?;
         let end = format!("{}\n", Uuid::new_v4());
@@ -320,8 +320,12 @@ impl Guest {
         let deadline = start + self.timeout;
         let on_serial = self.on_serial.take().unwrap_or_else(|| Box::new(|_| ()));
         let mut running = machine.start(on_serial)?;
-        let report = self.listen(&listeners, &mut running, &end, deadline, on_line);
-        let report = report.map_err(|error| explained(&error, &mut running))?;
+        let mut said = String::new();
+        let report = self.listen(&listeners, &mut running, &end, deadline, |line, host| {
+            said += &format!("{line}\n");
+            on_line(line, host)
+        });
+        let report = report.map_err(|error| explained(&error, &said, &mut running))?;
         let power_off = if self.root { SYSTEMD_POWER_OFF } else { POWER_OFF };
         let powered_off = running.wait(Instant::now() + power_off)?;
         Ok(Outcome {

@@ -10,7 +10,7 @@ use crate::qemu::Running;
 
 /// How often a wait looks whether QEMU still runs.
 const POLL: Duration = Duration::from_millis(50);
-/// Lines of the serial log that an error shows.
+/// Lines of the command's output, and of the console's, that an error shows.
 const LAST_LINES: usize = 25;
 
 /// QEMU connects to its ports as it starts, before the guest runs.
@@ -71,14 +71,17 @@ pub(super) fn check_alive(running: &mut Running, deadline: Instant) -> Result<()
     Ok(())
 }
 
-/// The error of a guest that never reported, with what its console said.
-pub(super) fn explained(error: &anyhow::Error, running: &mut Running) -> anyhow::Error {
+/// The error of a guest that never reported, with what its command and its console
+/// said.
+pub(super) fn explained(error: &anyhow::Error, said: &str, running: &mut Running) -> anyhow::Error {
     // What QEMU wrote before it ended may still be on its way.
     let _ended = running.wait(Instant::now() + POLL);
     let serial = running.serial();
     let panic = serial.lines().find(|line| line.contains("Kernel panic"));
     let reason = panic.map_or_else(|| format!("{error:#}"), Into::into);
-    let lines: Vec<_> = serial.lines().collect();
-    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
-    anyhow!("{reason}\nThe serial console's last lines:\n{}", last.join("\n"))
+    let [said, serial] = [said, &serial].map(|text| {
+        let lines: Vec<_> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join("\n")
+    });
+    anyhow!("{reason}\nThe command's last lines:\n{said}\nThe serial console's:\n{serial}")
 }
