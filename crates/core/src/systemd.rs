@@ -148,6 +148,11 @@ pub fn drop_ins<K: Kernel>(
         let text = Text::of("[Manager]\nDefaultOOMScoreAdjust=%\n", &[&decimal(score)]);
         write(kernel, record, MANAGER_DROP_IN, "", &text);
     }
+    // What systemd starts in QM's cgroup is for a moment a process that shares PID
+    // 1's memory: where the kernel kills it with QM's others, it counts the kill as
+    // one of PID 1's cgroup, and systemd (from 253 on) would stop that.
+    let text = Text::of("[Scope]\nOOMPolicy=continue\n", &[]);
+    write(kernel, record, UNIT_DROP_IN, "init.scope", &text);
     // A slice's condition is an assertion: what is in the slice is started
     // without one whose condition fails.
     let is_slice = slice_of(unit).is_some();

@@ -87,8 +87,12 @@ fn the_documented_board() {
             format!("{head}[Slice]\nMemoryMin=67108864\nDefaultMemoryMin=67108864\n")
         );
     }
+    assert_eq!(
+        kernel.text("/run/systemd/system/init.scope.d/99-plimsoll.conf"),
+        format!("{head}[Scope]\nOOMPolicy=continue\n")
+    );
     let drop_ins = record.entries.iter().filter(|entry| entry.step == "drop-in");
-    assert_eq!(drop_ins.clone().count(), 4);
+    assert_eq!(drop_ins.clone().count(), 5);
     assert!(drop_ins.clone().all(|entry| entry.outcome == Outcome::Agrees));
     // The cgroups are systemd's to make.
     for cgroup in ["qm.service", "system.slice"] {
@@ -109,7 +113,9 @@ fn what_is_off_is_not_said() {
     assert!(record.qm_start, "{}", record.qm_reason);
     let made: Vec<_> =
         kernel.files.keys().filter(|path| path.ends_with("99-plimsoll.conf")).collect();
-    assert_eq!(made, ["/run/systemd/system/a-b.slice.d/99-plimsoll.conf"]);
+    let dir = "/run/systemd/system";
+    let names = ["a-b.slice", "init.scope"].map(|name| format!("{dir}/{name}.d/99-plimsoll.conf"));
+    assert_eq!(made, [&names[0], &names[1]]);
     let shown = kernel.text(made[0]);
     let settings = "[Unit]\nAssertPathExists=/run/plimsoll/qm-start\n\n[Slice]\nCPUWeight=20\n\
         MemoryMin=1048576\nMemoryLow=0\nMemoryHigh=infinity\nMemoryMax=infinity\n\
