@@ -52,7 +52,7 @@ echo "warnings $(journalctl -b -p warning -o cat _TRANSPORT=syslog + _TRANSPORT=
 echo "var_qm_unit $(systemctl show var-qm.mount --property ActiveState,SubState --value | tr '\n' ' ' | sed 's/ $//')"
 echo "qm_drop_in $(systemctl show qm --property DropInPaths --value | tr ' ' '\n' | grep plimsoll)"
 echo "default_score $(systemctl show --property DefaultOOMScoreAdjust --value)"
-echo "init_scope $(systemctl show init.scope --property OOMPolicy,Result --value | tr '\n' ' ' | sed 's/ $//')"
+echo "init_scope $(systemctl show init.scope --property Result,OOMPolicy --value | tr '\n' ' ' | sed 's/ $//')"
 echo "supervisors $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs 2>/dev/null || echo 0)"
 echo "status $(plimsoll status --json 2>/dev/null)"
 echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
@@ -66,7 +66,7 @@ pub(crate) fn systemd_is_content(on: On) {
     seen.expect("var_qm_unit", "active mounted");
     seen.expect("qm_drop_in", "/run/systemd/system/qm.service.d/99-plimsoll.conf");
     seen.expect("default_score", "-1000");
-    seen.expect("init_scope", "continue success");
+    seen.expect("init_scope", "success continue");
     seen.expect("supervisors", 2);
     let status: Value = serde_json::from_str(seen.get("status")).unwrap();
     assert_eq!(status["live"]["drifts"], 0, "{seen}");
