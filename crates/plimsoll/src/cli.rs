@@ -22,11 +22,11 @@ use crate::start::Start;
 use crate::sys::{self, STDERR, STDOUT};
 
 /// Everything is as wanted.
-const OK: u8 = 0;
+pub(crate) const OK: u8 = 0;
 /// The command was understood, but something is wrong.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// The command was not understood.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// How long the supervisor may take to answer, in microseconds: 5 s.
 const ANSWER_US: u64 = 5_000_000;
 /// Between two lines of `watch`, in microseconds.
@@ -41,6 +41,7 @@ plimsoll watch            the same each second, a line each
 plimsoll metrics          as OpenMetrics text
 plimsoll set JSON         changes the agent: '{\"memcg\":{\"period_secs\":60}}'
 plimsoll agent run-now memcg | compact
+plimsoll guest explain --model eve --memory 1000000K --vcpus 1   overhead of a VMM
 plimsoll poweroff | reboot | halt   where plimsoll is PID 1
 plimsoll version
 ";
@@ -65,6 +66,7 @@ pub(crate) fn run(start: Start) -> ! {
             let name = Json(start.arg(3).unwrap_or_default());
             command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
         }
+        (Some("guest"), Some("explain"), _) => crate::guest::explain(start),
         (Some("halt"), None, 2) => signal_init(Signal::USR1),
         (Some("poweroff"), None, 2) => signal_init(Signal::USR2),
         (Some("reboot"), None, 2) => signal_init(Signal::TERM),

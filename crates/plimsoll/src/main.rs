@@ -17,6 +17,7 @@ mod compact;
 mod control;
 mod evict;
 mod file;
+mod guest;
 mod init;
 mod linux;
 mod lru;
