@@ -24,7 +24,7 @@ use crate::sys::{self, STDERR, STDOUT};
 /// Everything is as wanted.
 pub(crate) const OK: u8 = 0;
 /// The command was understood, but something is wrong.
-pub(crate) const FAILED: u8 = 1;
+const FAILED: u8 = 1;
 /// The command was not understood.
 pub(crate) const USAGE: u8 = 2;
 /// How long the supervisor may take to answer, in microseconds: 5 s.

@@ -3,7 +3,7 @@
 use plimsoll_core::guests::model::{MODELS, Model, account};
 use plimsoll_core::guests::{Field, Values};
 
-use crate::cli::{FAILED, OK, USAGE};
+use crate::cli::{OK, USAGE};
 use crate::kmsg::put;
 use crate::start::Start;
 use crate::sys::{STDERR, STDOUT};
@@ -13,39 +13,25 @@ const OPTIONS: usize = 3;
 
 /// Does the sum for what the options say.
 pub(crate) fn explain(start: Start) -> u8 {
+    let Err((option, found, allowed)) = sum(start) else { return OK };
+    put(STDERR, format_args!("--{option}: found {found}, allowed is {allowed}\n"));
+    USAGE
+}
+
+fn sum(start: Start) -> Result<(), (&'static str, &'static str, &'static str)> {
     let (mut model, mut values) = (Model::default(), Values::default());
-    let mut at = OPTIONS;
-    while at < start.argc() {
+    for at in (OPTIONS..start.argc()).step_by(2) {
         let option = start.arg(at).unwrap_or_default();
+        let option = option.strip_prefix("--").unwrap_or(option);
         let text = start.arg(at + 1).unwrap_or_default();
-        at += 2;
-        let name = option.strip_prefix("--").unwrap_or_default();
-        if name == "model" {
-            let Some(named) = Model::named(text) else {
-                put(STDERR, format_args!("--model: found {text}, allowed is {MODELS}\n"));
-                return USAGE;
-            };
-            model = named;
-        } else if let Some(field) = Field::named(name) {
-            if let Err(wrong) = values.set(field, text) {
-                put(STDERR, format_args!("--{wrong}\n"));
-                return USAGE;
-            }
-        } else {
-            put(STDERR, format_args!("found {option}, allowed is --model"));
-            for field in Field::ALL {
-                put(STDERR, format_args!(" --{}", field.name()));
-            }
-            put(STDERR, format_args!("\n"));
-            return USAGE;
-        }
+        let (taken, allowed) = match Field::named(option) {
+            _ if option == "model" => (Model::named(text).map(|named| model = named), MODELS),
+            Some(field) => (values.set(field, text), field.allowed()),
+            None => (None, "an option of docs/guests.md"),
+        };
+        taken.ok_or((option, text, allowed))?;
     }
-    put(STDOUT, format_args!("{}\n", model.name()));
-    match account(model, &values, &mut |line| put(STDOUT, format_args!("{line}\n"))) {
-        Ok(_) => OK,
-        Err(wrong) => {
-            put(STDERR, format_args!("--{wrong}\n"));
-            FAILED
-        }
-    }
+    let done = account(model, &values, &mut |line| put(STDOUT, format_args!("{line}\n")));
+    // Within its range no value is too much for a sum.
+    done.map(drop).map_err(|field| (field.name(), "nothing", field.allowed()))
 }

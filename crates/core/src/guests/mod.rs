@@ -10,7 +10,7 @@ mod value;
 
 pub use self::model::{Account, Model, account};
 pub use self::pool::{Action, Pool};
-pub use self::value::{Field, Values, Wrong};
+pub use self::value::{Field, Values};
 
 /// Guests that a board may have: an ECU hosts two to five, a gateway of EVE's
 /// kind a dozen.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::value::{Field, Values, Wrong};
+use super::value::{Field, Values};
 use super::{KIB, MIB, pool};
 
 /// A way to the overhead. docs/guests.md says when to choose which.
@@ -40,16 +40,19 @@ pub enum Model {
     Pool,
 }
 
-const NAMES: [(Model, &str); 8] = [
-    (Model::Fixed, "fixed"),
-    (Model::Proportional, "proportional"),
-    (Model::Eve, "eve"),
-    (Model::Libvirt, "libvirt"),
-    (Model::Libvirt2012, "libvirt-2012"),
-    (Model::Kubevirt, "kubevirt"),
-    (Model::Measured, "measured"),
-    (Model::Pool, "pool"),
+/// All, and their names in the same order.
+const ALL: [Model; 8] = [
+    Model::Fixed,
+    Model::Proportional,
+    Model::Eve,
+    Model::Libvirt,
+    Model::Libvirt2012,
+    Model::Kubevirt,
+    Model::Measured,
+    Model::Pool,
 ];
+const NAMES: [&str; 8] =
+    ["fixed", "proportional", "eve", "libvirt", "libvirt-2012", "kubevirt", "measured", "pool"];
 
 /// The names in words.
 pub const MODELS: &str =
@@ -59,13 +62,13 @@ impl Model {
     /// The model of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        NAMES.iter().find(|(_, of)| *of == name).map(|(model, _)| *model)
+        ALL.get(NAMES.iter().position(|of| *of == name)?).copied()
     }
 
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        NAMES.get(self as usize).map_or("", |(_, name)| name)
+        NAMES.get(self as usize).copied().unwrap_or_default()
     }
 }
 
@@ -84,31 +87,33 @@ type Lines<'l> = &'l mut dyn FnMut(fmt::Arguments<'_>);
 /// Works a model out; `line` gets the arithmetic, as it is done.
 ///
 /// # Errors
-/// A value that the model can't do without is missing, or the sum doesn't fit.
-pub fn account(model: Model, values: &Values, line: Lines<'_>) -> Result<Account, Wrong> {
+/// A value that the model can't do without is missing, or too much for the sum.
+pub fn account(model: Model, values: &Values, line: Lines<'_>) -> Result<Account, Field> {
     let memory = values.given(Field::Memory)?;
     let mut sum = Sum { total: 0, unit: 1, line };
     let with_memory = matches!(model, Model::Libvirt | Model::Libvirt2012);
-    add(model, values, &mut sum)?.ok_or_else(|| values.too_much(Field::Memory))?;
+    if model == Model::Pool {
+        values.given(Field::Host)?;
+    }
+    add(model, values, &mut sum).ok_or(Field::Memory)?;
     let Sum { total, line, .. } = sum;
     let (overhead, limit) = if with_memory {
         (total.checked_sub(memory), Some(total))
     } else {
         (Some(total), total.checked_add(memory))
     };
-    let too_much = || values.too_much(Field::Memory);
-    let overhead_bytes = overhead.ok_or_else(too_much)?;
-    let limit_bytes = limit.ok_or_else(too_much)?;
+    let overhead_bytes = overhead.ok_or(Field::Memory)?;
+    let limit_bytes = limit.ok_or(Field::Memory)?;
     line(format_args!("{overhead_bytes:>16}  overhead, in bytes"));
     line(format_args!("{limit_bytes:>16}  limit: memory and overhead"));
     Ok(Account { overhead_bytes, limit_bytes })
 }
 
 /// Adds the model's terms; `None` where they don't fit.
-fn add(model: Model, values: &Values, sum: &mut Sum<'_>) -> Result<Option<()>, Wrong> {
+fn add(model: Model, values: &Values, sum: &mut Sum<'_>) -> Option<()> {
     let get = |field| values.get(field);
     let memory = get(Field::Memory);
-    Ok(match model {
+    match model {
         Model::Fixed => sum.add("fixed", get(Field::Overhead), 1, 1),
         Model::Proportional => sum.add("part of memory", memory, get(Field::Percent), 10_000),
         Model::Libvirt => sum.libvirt(values, 3, 2, get(Field::Disks)),
@@ -119,8 +124,8 @@ fn add(model: Model, values: &Values, sum: &mut Sum<'_>) -> Result<Option<()>, W
             _ => sum.eve(values),
         },
         Model::Eve => sum.eve(values),
-        Model::Pool => sum.pool(values, values.given(Field::Host)?),
-    })
+        Model::Pool => sum.pool(values),
+    }
 }
 
 /// A sum that says what it adds.
@@ -179,8 +184,8 @@ impl Sum<'_> {
         self.add("margin", margin, 1, 1)
     }
 
-    fn pool(&mut self, values: &Values, host: u64) -> Option<()> {
-        let reserve = host.checked_mul(values.get(Field::Reserve))? / 10_000;
+    fn pool(&mut self, values: &Values) -> Option<()> {
+        let reserve = values.get(Field::Host).checked_mul(values.get(Field::Reserve))? / 10_000;
         let memory = values.get(Field::Memory);
         let all = memory.checked_add(values.get(Field::Others))?;
         (self.line)(format_args!("{reserve:>16}  reserve, of which {memory} / {all} is"));
@@ -299,7 +304,7 @@ mod tests {
     fn a_share_of_the_pool_needs_the_host() {
         let mut values = sized(1024, 1);
         let missing = account(Model::Pool, &values, &mut |_| ()).unwrap_err();
-        assert_eq!((missing.field, &*missing.value), (Field::Host, ""));
+        assert_eq!(missing, Field::Host);
         values.set(Field::Host, "8G").unwrap();
         assert_eq!(overhead(Model::Pool, &values), 2048 * MIB);
         values.set(Field::Others, "3G").unwrap();
@@ -313,14 +318,14 @@ mod tests {
             let greatest = field.allowed().split(' ').nth(2).unwrap();
             values.set(*field, greatest.trim_matches(['`', ','])).unwrap();
         }
-        for (model, name) in NAMES {
+        for (model, name) in ALL.into_iter().zip(NAMES) {
             assert!(overhead(model, &values) > 0, "{name}");
             assert_eq!((Model::named(name), model.name()), (Some(model), name));
             assert!(MODELS.contains(&format!("`{name}`")));
         }
-        for model in NAMES.map(|(model, _)| model) {
+        for model in ALL {
             let missing = account(model, &Values::default(), &mut |_| ()).unwrap_err();
-            assert_eq!(missing.field, Field::Memory);
+            assert_eq!(missing, Field::Memory);
         }
         assert_eq!(Model::named("EVE"), None);
     }
@@ -341,7 +346,7 @@ mod tests {
 ";
         assert_eq!(text, wanted);
         // What is printed above the sum adds up to it.
-        for (model, _) in NAMES {
+        for model in ALL {
             let mut values = sized(3000, 7);
             values.set(Field::Host, "16G").unwrap();
             values.set(Field::Peak, "4G").unwrap();

@@ -15,8 +15,8 @@ use core::fmt;
 
 use heapless::{String, Vec};
 
-use super::value::{Field, Wrong};
-use super::{GUESTS_MAX, MIB, NAME_MAX, Values};
+use super::value::Field;
+use super::{GUESTS_MAX, MIB, NAME_MAX};
 
 /// Grants are multiples of this, in bytes: the largest page of the two
 /// architectures, so that the kernel's file shows a limit as it was written.
@@ -64,8 +64,8 @@ pub enum Refusal {
     Name,
     /// There are [`GUESTS_MAX`] already.
     Full,
-    /// Its memory is no size for a guest.
-    Size(Wrong),
+    /// Its memory, this many bytes, is no size for a guest.
+    Size(u64),
     /// Its own memory is more than guests may have together.
     Memory(Missing),
     /// Of the reserve too little is free.
@@ -89,7 +89,10 @@ impl fmt::Display for Refusal {
         let (what, missing) = match self {
             Self::Name => return f.write_str("name: taken, or none"),
             Self::Full => return f.write_str("guests: 16 already, allowed are 16"),
-            Self::Size(wrong) => return write!(f, "{wrong}"),
+            Self::Size(bytes) => {
+                let allowed = Field::Memory.allowed();
+                return write!(f, "memory: found {bytes}, allowed is {allowed}");
+            }
             Self::Memory(missing) => ("memory", missing),
             Self::Reserve(missing) => ("reserve", missing),
         };
@@ -244,8 +247,9 @@ impl Pool {
     }
 
     fn enter(&mut self, name: &str, memory_bytes: u64) -> Result<(), Refusal> {
-        let mut sizes = Values::default();
-        sizes.set_number(Field::Memory, memory_bytes).map_err(Refusal::Size)?;
+        if !Field::Memory.allows(memory_bytes) {
+            return Err(Refusal::Size(memory_bytes));
+        }
         let name = String::try_from(name).map_err(|_| Refusal::Name)?;
         if name.is_empty() || self.find(&name).is_some() {
             return Err(Refusal::Name);
