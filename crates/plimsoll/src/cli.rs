@@ -29,6 +29,9 @@ const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// How long the supervisor may take to answer, in microseconds: 5 s.
 const ANSWER_US: u64 = 5_000_000;
+/// From one question to the next where the answer is yet to come, in
+/// microseconds: 50 ms.
+const WAITS_US: u64 = 50_000;
 /// Between two lines of `watch`, in microseconds.
 const WATCH_US: u64 = 1_000_000;
 
@@ -42,6 +45,7 @@ plimsoll metrics          as OpenMetrics text
 plimsoll set JSON         changes the agent: '{\"memcg\":{\"period_secs\":60}}'
 plimsoll agent run-now memcg | compact
 plimsoll guest explain --model eve --memory 1000000K --vcpus 1   overhead of a VMM
+plimsoll guest list | admit NAME | remove NAME
 plimsoll poweroff | reboot | halt   where plimsoll is PID 1
 plimsoll version
 ";
@@ -65,6 +69,11 @@ pub(crate) fn run(start: Start) -> ! {
         (Some("agent"), Some("run-now"), 4) => {
             let name = Json(start.arg(3).unwrap_or_default());
             command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
+        }
+        (Some("guest"), Some("list"), 3) => command(format_args!(r#"{{"command":"guest-list"}}"#)),
+        (Some("guest"), Some(what @ ("admit" | "remove")), 4) => {
+            let name = Json(start.arg(3).unwrap_or_default());
+            command(format_args!(r#"{{"command":"guest-{what}","guest":{name}}}"#))
         }
         (Some("guest"), Some("explain"), _) => crate::guest::explain(start),
         (Some("halt"), None, 2) => signal_init(Signal::USR1),
@@ -195,7 +204,17 @@ fn command(request: fmt::Arguments<'_>) -> u8 {
         return USAGE;
     }
     let len = slice.written();
-    let Some(answer) = told(text.get(..len).unwrap_or_default(), answer) else { return FAILED };
+    let request = text.get(..len).unwrap_or_default();
+    let mut waited_us = 0;
+    let len = loop {
+        let Some(answer) = told(request, answer) else { return FAILED };
+        if waited_us >= ANSWER_US || !answer.starts_with(br#"{"waits""#) {
+            break answer.len();
+        }
+        sys::sleep_us(WAITS_US);
+        waited_us += WAITS_US;
+    };
+    let answer = answer.get(..len).unwrap_or_default();
     if answer.starts_with(br#"{"error""#) {
         put(STDERR, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
         return FAILED;

@@ -13,6 +13,7 @@ use plimsoll_core::apply;
 use plimsoll_core::board::Faults;
 use plimsoll_core::boot::RECORD_PATH;
 use plimsoll_core::facts::read_text;
+use plimsoll_core::guests::host::Admission;
 use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
@@ -109,6 +110,20 @@ impl Worker<'_> {
                 self.say(format_args!(r#"{{"error":"loop: allowed is memcg or compact"}}"#))
             }
             Ok(Request::Set) => self.set(request, pair),
+            Ok(Request::GuestList) => {
+                let mut answer = Slice::new(self.answer);
+                write!(answer, "{}", Json(&self.hosts.hosting))?;
+                Ok(answer.written())
+            }
+            Ok(Request::GuestAdmit(name)) => self.admit(name),
+            Ok(Request::GuestRemove(name)) => {
+                if !self.hosts.hosting.remove(&mut Linux, name) {
+                    return self.say(format_args!(
+                        r#"{{"error":"guest: allowed is one of the board file that does not run"}}"#
+                    ));
+                }
+                self.say(format_args!(r#"{{"removed":{}}}"#, Json(name)))
+            }
             Err(error) => self.say(format_args!(r#"{{"error":{}}}"#, Json(error))),
         }
     }
@@ -117,6 +132,24 @@ impl Worker<'_> {
         let mut answer = Slice::new(self.answer);
         answer.write_fmt(text)?;
         Ok(answer.written())
+    }
+
+    /// A guest that waits for the answers of others asks again.
+    fn admit(&mut self, name: &str) -> Result<usize, fmt::Error> {
+        let admission = self.hosts.hosting.admit(&mut Linux, name);
+        let guest = Json(name);
+        match admission {
+            Admission::Admitted(limit) => {
+                self.say(format_args!(r#"{{"admitted":{guest},"limit_bytes":{limit}}}"#))
+            }
+            Admission::Waits => self.say(format_args!(r#"{{"waits":{guest}}}"#)),
+            Admission::Refused(why) => {
+                self.say(format_args!(r#"{{"error":"refused","guest":{guest},"why":"{why}"}}"#))
+            }
+            Admission::Unknown => {
+                self.say(format_args!(r#"{{"error":"guest: allowed is one of the board file"}}"#))
+            }
+        }
     }
 
     fn set(&mut self, request: &mut [u8], pair: &mut Pair) -> Result<usize, fmt::Error> {

@@ -18,6 +18,7 @@ mod control;
 mod evict;
 mod file;
 mod guest;
+mod hosts;
 mod init;
 mod linux;
 mod lru;

@@ -4,6 +4,7 @@
 //! works the overhead out from sizes, [`pool`] shares a reserve out among the
 //! guests that run.
 
+pub mod host;
 pub mod model;
 pub mod pool;
 mod value;

@@ -216,6 +216,18 @@ impl Pool {
         (!guest.waits()).then(|| guest.limit(guest.grant_bytes))
     }
 
+    /// Whether a guest of this name runs or waits.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// What a guest keeps above its use, in bytes.
+    #[must_use]
+    pub fn margin_bytes(&self) -> u64 {
+        self.margin_bytes
+    }
+
     /// What of the reserve nobody has, in bytes.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {

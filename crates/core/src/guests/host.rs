@@ -1,0 +1,317 @@
+//! The board's guests as they come and go: whose limit is what, and who may
+//! start.
+//!
+//! A guest whose cgroup has processes was started. One that was admitted before
+//! has its limit at once; another is admitted now, or is told of and left alone.
+//! memory.max is never written below memory.current, whoever asks for it: that
+//! would kill the VMM.
+
+use core::fmt;
+
+use heapless::Vec;
+
+use super::model::{Model, account};
+use super::pool::{Action, Missing, Refusal};
+use super::value::Field;
+use super::{GUESTS_MAX, Pool};
+use crate::apply::{knob_path, shows};
+use crate::board::{Guest, Guests};
+use crate::json::Json;
+use crate::kernel::{Kernel, Level};
+use crate::limit::Memory;
+use crate::number::decimal;
+use crate::record::cut;
+
+/// Looks from one probing of those above their share to the next; a look is a
+/// second.
+const PRESS_LOOKS: u32 = 60;
+
+/// A guest and what became of it.
+struct Hosted<'a> {
+    guest: Guest<'a>,
+    /// Processes are in its cgroup.
+    runs: bool,
+    /// What memory.max is to be, in bytes; 0: it isn't admitted.
+    limit_bytes: u64,
+    /// Why it isn't.
+    refusal: Option<Refusal>,
+}
+
+/// A cgroup to be asked for memory.
+#[derive(Clone, Copy)]
+struct Probe {
+    guest: usize,
+    limit_bytes: u64,
+}
+
+/// Everyone who is hosted.
+pub struct Hosting<'a> {
+    hosted: Vec<Hosted<'a>, GUESTS_MAX>,
+    pool: Pool,
+    /// What guests of the other models may have together, in bytes.
+    rest_bytes: u64,
+    probes: Vec<Probe, GUESTS_MAX>,
+    looks: u32,
+    /// Who would go on from here must know of it: see [`Self::changed`].
+    changed: bool,
+}
+
+/// Whether a guest may start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The board file has none of that name.
+    Unknown,
+    /// Others are still asked for memory.
+    Waits,
+    /// It may not.
+    Refused(Refusal),
+    /// It may, with this memory.max in bytes.
+    Admitted(u64),
+}
+
+impl<'a> Hosting<'a> {
+    /// The guests of the board file, none of them admitted.
+    #[must_use]
+    pub fn new(guests: Guests<'a>, memory: Memory) -> Self {
+        let host = memory.total_pages.saturating_mul(memory.page_bytes);
+        let values = guests.values;
+        let pooled = |guest: &Guest<'_>| guest.model == Model::Pool;
+        let any = guests.list.iter().any(pooled);
+        let part = host.saturating_mul(values.get(Field::Reserve)) / 10_000;
+        let reserve = if any { part } else { 0 };
+        let memory = |guest: &Guest<'_>| guest.values.get(Field::Memory);
+        let all = guests
+            .list
+            .iter()
+            .filter(|guest| pooled(guest))
+            .map(memory)
+            .fold(0, u64::saturating_add);
+        let own = all.min(host.saturating_sub(reserve));
+        let pool = Pool::new(reserve, own, values.get(Field::Margin));
+        let rest_bytes = host.saturating_sub(reserve).saturating_sub(own);
+        let mut hosted = Vec::new();
+        for guest in guests.list {
+            // As many as there may be.
+            let _ = hosted.push(Hosted { guest, runs: false, limit_bytes: 0, refusal: None });
+        }
+        Self { hosted, pool, rest_bytes, probes: Vec::new(), looks: 0, changed: false }
+    }
+
+    /// One look at every guest's cgroup.
+    pub fn look<K: Kernel>(&mut self, kernel: &mut K) {
+        let presses = self.looks.is_multiple_of(PRESS_LOOKS);
+        self.looks = self.looks.wrapping_add(1);
+        for at in 0..self.hosted.len() {
+            let Some(hosted) = self.hosted.get_mut(at) else { break };
+            let (name, cgroup) = (hosted.guest.name, hosted.guest.cgroup);
+            let runs = knob_path(cgroup, "cgroup.events")
+                .is_ok_and(|file| shows(kernel, &file).starts_with("populated 1"));
+            let turned = runs != hosted.runs;
+            hosted.runs = runs;
+            if turned {
+                self.changed = true;
+                let what = if runs { "runs" } else { "is gone" };
+                kernel.log(Level::Info, format_args!("guest {name}: {what}"));
+            }
+            if runs {
+                self.keep(kernel, at, turned || presses);
+            } else if turned {
+                self.leave(kernel, at);
+            }
+        }
+        if presses {
+            self.pooled(kernel, |pool, sink| pool.press(sink));
+        }
+    }
+
+    /// Whether anything is other than when this was last asked.
+    pub fn changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// Has a guest admitted, or says how that stands. A refusal is told once.
+    pub fn admit<K: Kernel>(&mut self, kernel: &mut K, name: &str) -> Admission {
+        let Some(at) = self.find(name) else { return Admission::Unknown };
+        for begun in [false, true] {
+            let Some(hosted) = self.hosted.get_mut(at) else { break };
+            if let Some(refusal) = hosted.refusal.take() {
+                return Admission::Refused(refusal);
+            } else if hosted.limit_bytes > 0 {
+                return Admission::Admitted(hosted.limit_bytes);
+            } else if !begun && !self.pool.knows(name) {
+                self.start(kernel, at);
+            }
+        }
+        Admission::Waits
+    }
+
+    /// Takes an admission back; false where there is no such guest or it runs.
+    pub fn remove<K: Kernel>(&mut self, kernel: &mut K, name: &str) -> bool {
+        let Some(at) = self.find(name) else { return false };
+        if self.hosted.get(at).is_none_or(|hosted| hosted.runs) {
+            return false;
+        }
+        self.leave(kernel, at);
+        true
+    }
+
+    /// The cgroup to be asked for memory next, and for how many bytes.
+    pub fn next_probe<K: Kernel>(&mut self, kernel: &mut K) -> Option<(&'a str, u64)> {
+        loop {
+            let Probe { guest, limit_bytes } = *self.probes.first()?;
+            let cgroup = self.hosted.get(guest)?.guest.cgroup;
+            let margin = self.pool.margin_bytes();
+            let used = current(kernel, cgroup).unwrap_or(0).saturating_add(margin);
+            if let Some(bytes @ 1..) = used.checked_sub(limit_bytes) {
+                return Some((cgroup, bytes));
+            }
+            self.probed(kernel);
+        }
+    }
+
+    /// The first of the probes is done, or can't be.
+    pub fn probed<K: Kernel>(&mut self, kernel: &mut K) {
+        if self.probes.is_empty() {
+            return;
+        }
+        let Probe { guest, .. } = self.probes.remove(0);
+        let Some(Hosted { guest: Guest { name, cgroup, .. }, .. }) = self.hosted.get(guest) else {
+            return;
+        };
+        let (name, used) = (*name, current(kernel, cgroup));
+        self.pooled(kernel, |pool, sink| pool.probed(name, used, sink));
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.hosted.iter().position(|hosted| hosted.guest.name == name)
+    }
+
+    /// A guest that runs: its limit as wanted, its use to the pool. What is amiss
+    /// is not said at every look.
+    fn keep<K: Kernel>(&mut self, kernel: &mut K, at: usize, says: bool) {
+        let Some(hosted) = self.hosted.get(at) else { return };
+        let Guest { name, cgroup, model, .. } = hosted.guest;
+        if hosted.limit_bytes > 0 {
+            write_limit(kernel, hosted, says);
+        } else if says && !self.pool.knows(name) {
+            self.start(kernel, at);
+        }
+        if let Some(used) = current(kernel, cgroup).filter(|_| model == Model::Pool) {
+            self.pooled(kernel, |pool, sink| pool.seen(name, used, sink));
+        }
+    }
+
+    fn start<K: Kernel>(&mut self, kernel: &mut K, at: usize) {
+        let Some(Hosted { guest, .. }) = self.hosted.get(at) else { return };
+        let (name, memory) = (guest.name, guest.values.get(Field::Memory));
+        if guest.model == Model::Pool {
+            return self.pooled(kernel, |pool, sink| pool.start(name, memory, sink));
+        }
+        let limit = account(guest.model, &guest.values, &mut |_| ()).map(|sum| sum.limit_bytes);
+        let limit = limit.unwrap_or(u64::MAX);
+        let others = || self.hosted.iter().filter(|other| other.guest.model != Model::Pool);
+        let had = others().map(|other| other.limit_bytes).fold(0, u64::saturating_add);
+        let missing = limit.saturating_sub(self.rest_bytes.saturating_sub(had));
+        let most = others().max_by_key(|other| other.limit_bytes);
+        let most = most.filter(|other| other.limit_bytes > 0);
+        let refusal = (missing > 0).then(|| {
+            let holder = cut(format_args!("{}", most.map_or("", |other| other.guest.name)));
+            let held_bytes = most.map_or(0, |other| other.limit_bytes);
+            Refusal::Memory(Missing { bytes: missing, holder, held_bytes })
+        });
+        let Some(hosted) = self.hosted.get_mut(at) else { return };
+        match refusal {
+            Some(why) => refuse(kernel, hosted, &why),
+            None => grant(kernel, hosted, limit),
+        }
+        self.changed = true;
+    }
+
+    fn leave<K: Kernel>(&mut self, kernel: &mut K, at: usize) {
+        let Some(hosted) = self.hosted.get_mut(at) else { return };
+        (hosted.limit_bytes, hosted.refusal) = (0, None);
+        self.changed = true;
+        let name = hosted.guest.name;
+        self.probes.retain(|probe| probe.guest != at);
+        self.pooled(kernel, |pool, sink| pool.stop(name, sink));
+    }
+
+    /// An input of the pool, and its outputs done.
+    fn pooled<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        input: impl FnOnce(&mut Pool, super::pool::Sink<'_>),
+    ) {
+        let Self { hosted, pool, probes, changed, .. } = self;
+        input(pool, &mut |action| {
+            *changed = true;
+            let (Action::Probe { name, .. }
+            | Action::Limit { name, .. }
+            | Action::Refuse { name, .. }) = action;
+            let Some(guest) = hosted.iter().position(|of| of.guest.name == name) else { return };
+            let Some(hosted) = hosted.get_mut(guest) else { return };
+            match action {
+                // One at a time of each.
+                Action::Probe { limit_bytes, .. } => _ = probes.push(Probe { guest, limit_bytes }),
+                Action::Limit { bytes, .. } => grant(kernel, hosted, bytes),
+                Action::Refuse { why, .. } => refuse(kernel, hosted, why),
+            }
+        });
+    }
+}
+
+fn grant<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, bytes: u64) {
+    (hosted.limit_bytes, hosted.refusal) = (bytes, None);
+    kernel.log(Level::Info, format_args!("guest {}: limit {bytes}", hosted.guest.name));
+    if hosted.runs {
+        write_limit(kernel, hosted, true);
+    }
+}
+
+fn refuse<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, why: &Refusal) {
+    kernel.log(Level::Warning, format_args!("guest {}: refused, {why}", hosted.guest.name));
+    hosted.refusal = Some(why.clone());
+}
+
+/// Writes memory.max, unless it is there or would kill.
+fn write_limit<K: Kernel>(kernel: &mut K, hosted: &Hosted<'_>, says: bool) {
+    let Hosted { guest: Guest { name, cgroup, .. }, limit_bytes, .. } = *hosted;
+    let Ok(file) = knob_path(cgroup, "memory.max") else { return };
+    let shown = decimal(&shows(kernel, &file));
+    // The kernel rounds down to a page, of 64 KiB at most.
+    if shown.is_some_and(|shown| shown <= limit_bytes && limit_bytes - shown < 65536) {
+        return;
+    }
+    let kills = current(kernel, cgroup).is_none_or(|used| used > limit_bytes);
+    let text = cut::<32>(format_args!("{limit_bytes}"));
+    if !kills && kernel.write(&file, text.as_bytes()).is_ok() {
+        return;
+    }
+    if says {
+        let why = if kills { "is used above it" } else { "refused" };
+        kernel.log(Level::Error, format_args!("guest {name}: {file}: wanted {text}, {why}"));
+    }
+}
+
+fn current<K: Kernel>(kernel: &mut K, cgroup: &str) -> Option<u64> {
+    decimal(&shows(kernel, &knob_path(cgroup, "memory.current").ok()?))
+}
+
+/// As a list of guests.
+impl fmt::Display for Json<&Hosting<'_>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"{"guests":["#)?;
+        let mut comma = "";
+        for Hosted { guest, runs, limit_bytes, .. } in &self.0.hosted {
+            let (name, model) = (guest.name, guest.model.name());
+            let memory = guest.values.get(Field::Memory);
+            write!(f, r#"{comma}{{"name":"{name}","model":"{model}","memory_bytes":{memory},"#)?;
+            write!(f, r#""runs":{runs},"limit_bytes":{limit_bytes}}}"#)?;
+            comma = ",";
+        }
+        write!(f, r#"],"reserve_free_bytes":{}}}"#, self.0.pool.free_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;
