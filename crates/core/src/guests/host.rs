@@ -11,7 +11,7 @@ use core::fmt;
 use heapless::Vec;
 
 use super::model::{Model, account};
-use super::pool::{Action, Missing, Refusal};
+use super::pool::{Action, Missing, Refusal, Sink};
 use super::value::Field;
 use super::{GUESTS_MAX, Pool};
 use crate::apply::{knob_path, shows};
@@ -120,7 +120,7 @@ impl<'a> Hosting<'a> {
             }
         }
         if presses {
-            self.pooled(kernel, |pool, sink| pool.press(sink));
+            self.pooled(kernel, &mut |pool, sink| pool.press(sink));
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Hosting<'a> {
             return;
         };
         let (name, used) = (*name, current(kernel, cgroup));
-        self.pooled(kernel, |pool, sink| pool.probed(name, used, sink));
+        self.pooled(kernel, &mut |pool, sink| pool.probed(name, used, sink));
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -197,7 +197,7 @@ impl<'a> Hosting<'a> {
             self.start(kernel, at);
         }
         if let Some(used) = current(kernel, cgroup).filter(|_| model == Model::Pool) {
-            self.pooled(kernel, |pool, sink| pool.seen(name, used, sink));
+            self.pooled(kernel, &mut |pool, sink| pool.seen(name, used, sink));
         }
     }
 
@@ -205,7 +205,7 @@ impl<'a> Hosting<'a> {
         let Some(Hosted { guest, .. }) = self.hosted.get(at) else { return };
         let (name, memory) = (guest.name, guest.values.get(Field::Memory));
         if guest.model == Model::Pool {
-            return self.pooled(kernel, |pool, sink| pool.start(name, memory, sink));
+            return self.pooled(kernel, &mut |pool, sink| pool.start(name, memory, sink));
         }
         let limit = account(guest.model, &guest.values, &mut |_| ()).map(|sum| sum.limit_bytes);
         let limit = limit.unwrap_or(u64::MAX);
@@ -233,15 +233,11 @@ impl<'a> Hosting<'a> {
         self.changed = true;
         let name = hosted.guest.name;
         self.probes.retain(|probe| probe.guest != at);
-        self.pooled(kernel, |pool, sink| pool.stop(name, sink));
+        self.pooled(kernel, &mut |pool, sink| pool.stop(name, sink));
     }
 
     /// An input of the pool, and its outputs done.
-    fn pooled<K: Kernel>(
-        &mut self,
-        kernel: &mut K,
-        input: impl FnOnce(&mut Pool, super::pool::Sink<'_>),
-    ) {
+    fn pooled<K: Kernel>(&mut self, kernel: &mut K, input: &mut dyn FnMut(&mut Pool, Sink<'_>)) {
         let Self { hosted, pool, probes, changed, .. } = self;
         input(pool, &mut |action| {
             *changed = true;
