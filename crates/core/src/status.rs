@@ -379,7 +379,7 @@ pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Json, Live, table};
+    use super::{Json, Live, Request, table};
     use crate::fake::FakeKernel;
     use crate::record::{Note, Outcome, Record};
 
@@ -407,6 +407,26 @@ mod tests {
             machine_stalled_us: 3,
         };
         format!(r#"{{"version":1,"live":{},"boot":{}}}"#, Json(&live), Json(&record))
+    }
+
+    #[test]
+    fn guests_are_asked_for_by_name() {
+        let parse = |text: &'static str| Request::parse(text.as_bytes());
+        assert_eq!(parse(r#"{"command":"guest-list"}"#), Ok(Request::GuestList));
+        let admit = r#"{"command":"guest-admit","guest":"ivi"}"#;
+        assert_eq!(parse(admit), Ok(Request::GuestAdmit("ivi")));
+        let remove = r#"{"guest":"ivi","command":"guest-remove"}"#;
+        assert_eq!(parse(remove), Ok(Request::GuestRemove("ivi")));
+        for text in [
+            r#"{"command":"guest-admit"}"#,
+            r#"{"command":"guest-admit","guest":7}"#,
+            r#"{"command":"guest-admit","guest":"a","guest":"b"}"#,
+            r#"{"command":"guest-list","guest":"a"}"#,
+            r#"{"command":"status","guest":"a"}"#,
+            r#"{"guest":"a"}"#,
+        ] {
+            assert!(parse(text).unwrap_err().contains("allowed") || text.contains("status"));
+        }
     }
 
     #[test]

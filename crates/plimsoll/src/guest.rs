@@ -14,6 +14,7 @@ const OPTIONS: usize = 3;
 /// Does the sum for what the options say.
 pub(crate) fn explain(start: Start) -> u8 {
     let Err((option, found, allowed)) = sum(start) else { return OK };
+    let found = if found.is_empty() { "nothing" } else { found };
     put(STDERR, format_args!("--{option}: found {found}, allowed is {allowed}\n"));
     USAGE
 }
@@ -33,5 +34,5 @@ fn sum(start: Start) -> Result<(), (&'static str, &'static str, &'static str)> {
     }
     let done = account(model, &values, &mut |line| put(STDOUT, format_args!("{line}\n")));
     // Within its range no value is too much for a sum.
-    done.map(drop).map_err(|field| (field.name(), "nothing", field.allowed()))
+    done.map(drop).map_err(|field| (field.name(), "", field.allowed()))
 }

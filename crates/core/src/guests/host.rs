@@ -99,6 +99,9 @@ impl<'a> Hosting<'a> {
 
     /// One look at every guest's cgroup.
     pub fn look<K: Kernel>(&mut self, kernel: &mut K) {
+        if self.hosted.is_empty() {
+            return;
+        }
         let presses = self.looks.is_multiple_of(PRESS_LOOKS);
         self.looks = self.looks.wrapping_add(1);
         for at in 0..self.hosted.len() {
@@ -223,7 +226,7 @@ impl<'a> Hosting<'a> {
         match refusal {
             Some(why) => refuse(kernel, hosted, &why),
             None => grant(kernel, hosted, limit),
-        }
+        };
         self.changed = true;
     }
 
@@ -244,11 +247,14 @@ impl<'a> Hosting<'a> {
             let (Action::Probe { name, .. }
             | Action::Limit { name, .. }
             | Action::Refuse { name, .. }) = action;
-            let Some(guest) = hosted.iter().position(|of| of.guest.name == name) else { return };
-            let Some(hosted) = hosted.get_mut(guest) else { return };
+            let named = |of: &Hosted<'_>| of.guest.name == name;
+            let Some(guest) = hosted.iter().position(named) else { return false };
+            let Some(hosted) = hosted.get_mut(guest) else { return false };
             match action {
                 // One at a time of each.
-                Action::Probe { limit_bytes, .. } => _ = probes.push(Probe { guest, limit_bytes }),
+                Action::Probe { limit_bytes, .. } => {
+                    probes.push(Probe { guest, limit_bytes }).is_ok()
+                }
                 Action::Limit { bytes, .. } => grant(kernel, hosted, bytes),
                 Action::Refuse { why, .. } => refuse(kernel, hosted, why),
             }
@@ -256,37 +262,44 @@ impl<'a> Hosting<'a> {
     }
 }
 
-fn grant<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, bytes: u64) {
-    (hosted.limit_bytes, hosted.refusal) = (bytes, None);
-    kernel.log(Level::Info, format_args!("guest {}: limit {bytes}", hosted.guest.name));
-    if hosted.runs {
-        write_limit(kernel, hosted, true);
+/// Whether the limit is there; one that could not be lowered stays what it was.
+fn grant<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, bytes: u64) -> bool {
+    let had = core::mem::replace(&mut hosted.limit_bytes, bytes);
+    hosted.refusal = None;
+    let done = !hosted.runs || write_limit(kernel, hosted, true);
+    if !done && bytes < had {
+        hosted.limit_bytes = had;
     }
+    let (name, limit) = (hosted.guest.name, hosted.limit_bytes);
+    kernel.log(Level::Info, format_args!("guest {name}: limit {limit}"));
+    done
 }
 
-fn refuse<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, why: &Refusal) {
+fn refuse<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, why: &Refusal) -> bool {
     kernel.log(Level::Warning, format_args!("guest {}: refused, {why}", hosted.guest.name));
     hosted.refusal = Some(why.clone());
+    true
 }
 
-/// Writes memory.max, unless it is there or would kill.
-fn write_limit<K: Kernel>(kernel: &mut K, hosted: &Hosted<'_>, says: bool) {
+/// Writes memory.max, unless it is there or would kill; whether it is there.
+fn write_limit<K: Kernel>(kernel: &mut K, hosted: &Hosted<'_>, says: bool) -> bool {
     let Hosted { guest: Guest { name, cgroup, .. }, limit_bytes, .. } = *hosted;
-    let Ok(file) = knob_path(cgroup, "memory.max") else { return };
+    let Ok(file) = knob_path(cgroup, "memory.max") else { return false };
     let shown = decimal(&shows(kernel, &file));
     // The kernel rounds down to a page, of 64 KiB at most.
     if shown.is_some_and(|shown| shown <= limit_bytes && limit_bytes - shown < 65536) {
-        return;
+        return true;
     }
     let kills = current(kernel, cgroup).is_none_or(|used| used > limit_bytes);
     let text = cut::<32>(format_args!("{limit_bytes}"));
     if !kills && kernel.write(&file, text.as_bytes()).is_ok() {
-        return;
+        return true;
     }
     if says {
         let why = if kills { "is used above it" } else { "refused" };
         kernel.log(Level::Error, format_args!("guest {name}: {file}: wanted {text}, {why}"));
     }
+    false
 }
 
 fn current<K: Kernel>(kernel: &mut K, cgroup: &str) -> Option<u64> {

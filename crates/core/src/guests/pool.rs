@@ -28,8 +28,7 @@ pub const LEAST_BYTES: u64 = 64 * MIB;
 /// a VMM's use is never still.
 const STEP_BYTES: u64 = MIB;
 
-/// What is to be done, in this order; who can't do one doesn't do those behind
-/// it.
+/// What is to be done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<'a> {
     /// memory.reclaim of the guest's cgroup, as much as is missing between its
@@ -125,8 +124,9 @@ impl Guest {
     }
 }
 
-/// Who gets [`Action`]s.
-pub type Sink<'s> = &'s mut dyn FnMut(Action<'_>);
+/// Who does [`Action`]s; whether it was done. A limit that could not be lowered
+/// stays what it was, and nobody gets what it would have freed.
+pub type Sink<'s> = &'s mut dyn FnMut(Action<'_>) -> bool;
 
 /// The reserve and who has what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +156,8 @@ impl Pool {
     /// A guest wants to start. It may when it gets its [`Action::Limit`].
     pub fn start(&mut self, name: &str, memory_bytes: u64, sink: Sink<'_>) {
         if let Err(why) = self.enter(name, memory_bytes) {
-            return sink(Action::Refuse { name, why: &why });
+            sink(Action::Refuse { name, why: &why });
+            return;
         }
         self.press(sink);
         self.settle(sink);
@@ -330,8 +331,10 @@ impl Pool {
 
     fn grant(&mut self, at: usize, grant_bytes: u64, sink: Sink<'_>) {
         if let Some(guest) = self.guests.get_mut(at) {
-            guest.grant_bytes = grant_bytes;
-            sink(Action::Limit { name: &guest.name, bytes: guest.limit(grant_bytes) });
+            let bytes = guest.limit(grant_bytes);
+            if sink(Action::Limit { name: &guest.name, bytes }) || grant_bytes > guest.grant_bytes {
+                guest.grant_bytes = grant_bytes;
+            }
         }
     }
 }

@@ -51,38 +51,44 @@ impl Machine {
 
     /// An input, and its outputs one by one, each against the invariants.
     fn input(&mut self, input: impl FnOnce(&mut Pool, Sink<'_>)) {
-        let Self { pool, reserve, memory, cgroups, probes, refused, dice, .. } = self;
-        input(pool, &mut |action| match action {
-            Action::Probe { name, limit_bytes } => {
-                let cgroup = &cgroups[name];
-                assert!(limit_bytes > cgroup.memory && limit_bytes < cgroup.max, "{action:?}");
-                assert!(probes.iter().all(|(other, _)| other != name), "one probe at a time");
-                probes.push_back((name.into(), limit_bytes));
-            }
-            Action::Limit { name, bytes } => {
-                let cgroup = cgroups.get_mut(name).unwrap();
-                if cgroup.max > bytes {
-                    // Between the look and the write it grows by up to the margin.
-                    let room = (cgroup.max - cgroup.held - cgroup.cache).min(MARGIN);
-                    cgroup.held += dice.below(room + 1);
+        let Self { pool, reserve, memory, cgroups, probes, refused, dice, faulty } = self;
+        input(pool, &mut |action| {
+            match action {
+                Action::Probe { name, limit_bytes } => {
+                    let cgroup = &cgroups[name];
+                    assert!(limit_bytes > cgroup.memory && limit_bytes < cgroup.max, "{action:?}");
+                    assert!(probes.iter().all(|(other, _)| other != name), "one probe at a time");
+                    probes.push_back((name.into(), limit_bytes));
                 }
-                assert!(cgroup.held + cgroup.cache <= bytes, "killed: {cgroup:?} at {bytes}");
-                assert!(bytes >= cgroup.memory + LEAST_BYTES);
-                cgroup.max = bytes;
-                let limits: u64 = cgroups.values().map(|cgroup| cgroup.max).sum();
-                let running = cgroups.values().filter(|cgroup| cgroup.max > 0);
-                let own: u64 = running.map(|cgroup| cgroup.memory).sum();
-                assert!(limits <= *reserve + own, "{limits} of {reserve} and {own}");
-                assert!(own <= *memory);
-            }
-            Action::Refuse { name, why } => {
-                assert!(!why.to_string().is_empty());
-                // A name that is taken is another's.
-                if *why != Refusal::Name {
-                    cgroups.remove(name);
+                Action::Limit { name, bytes } => {
+                    let cgroup = cgroups.get_mut(name).unwrap();
+                    if cgroup.max > bytes && *faulty && dice.below(10) == 0 {
+                        return false;
+                    }
+                    if cgroup.max > bytes {
+                        // Between the look and the write it grows by up to the margin.
+                        let room = (cgroup.max - cgroup.held - cgroup.cache).min(MARGIN);
+                        cgroup.held += dice.below(room + 1);
+                    }
+                    assert!(cgroup.held + cgroup.cache <= bytes, "killed: {cgroup:?} at {bytes}");
+                    assert!(bytes >= cgroup.memory + LEAST_BYTES);
+                    cgroup.max = bytes;
+                    let limits: u64 = cgroups.values().map(|cgroup| cgroup.max).sum();
+                    let running = cgroups.values().filter(|cgroup| cgroup.max > 0);
+                    let own: u64 = running.map(|cgroup| cgroup.memory).sum();
+                    assert!(limits <= *reserve + own, "{limits} of {reserve} and {own}");
+                    assert!(own <= *memory);
                 }
-                refused.push((name.into(), why.clone()));
+                Action::Refuse { name, why } => {
+                    assert!(!why.to_string().is_empty());
+                    // A name that is taken is another's.
+                    if *why != Refusal::Name {
+                        cgroups.remove(name);
+                    }
+                    refused.push((name.into(), why.clone()));
+                }
             }
+            true
         });
     }
 
@@ -263,6 +269,7 @@ fn a_thousand_sequences() {
 
 /// When nobody uses anything any more, each has what it ought to have.
 fn settles(mut machine: Machine) {
+    machine.faulty = false;
     while machine.answer() {}
     assert!(machine.cgroups.values().all(|cgroup| cgroup.max > 0), "nobody waits for ever");
     for cgroup in machine.cgroups.values_mut() {
