@@ -39,6 +39,9 @@ pub(crate) const SOCKET_PATH: &CStr = c"/run/plimsoll/control.sock";
 pub(crate) const CLIENTS_MAX: usize = 4;
 /// How long a client may take to say what it wants, in microseconds.
 const CLIENT_US: u64 = 1_000_000;
+/// For what is no guest, or one that can't be removed.
+const NO_GUEST: &str =
+    r#"{"error":"guest: allowed is one of the board file; remove: one that does not run"}"#;
 /// Connections that may wait.
 const BACKLOG: i32 = 8;
 
@@ -117,12 +120,11 @@ impl Worker<'_> {
             }
             Ok(Request::GuestAdmit(name)) => self.admit(name),
             Ok(Request::GuestRemove(name)) => {
-                if !self.hosts.hosting.remove(&mut Linux, name) {
-                    return self.say(format_args!(
-                        r#"{{"error":"guest: allowed is one of the board file that does not run"}}"#
-                    ));
+                if self.hosts.hosting.remove(&mut Linux, name) {
+                    self.say(format_args!(r#"{{"removed":{}}}"#, Json(name)))
+                } else {
+                    self.say(format_args!("{NO_GUEST}"))
                 }
-                self.say(format_args!(r#"{{"removed":{}}}"#, Json(name)))
             }
             Err(error) => self.say(format_args!(r#"{{"error":{}}}"#, Json(error))),
         }
@@ -136,20 +138,14 @@ impl Worker<'_> {
 
     /// A guest that waits for the answers of others asks again.
     fn admit(&mut self, name: &str) -> Result<usize, fmt::Error> {
-        let admission = self.hosts.hosting.admit(&mut Linux, name);
-        let guest = Json(name);
-        match admission {
-            Admission::Admitted(limit) => {
-                self.say(format_args!(r#"{{"admitted":{guest},"limit_bytes":{limit}}}"#))
-            }
-            Admission::Waits => self.say(format_args!(r#"{{"waits":{guest}}}"#)),
-            Admission::Refused(why) => {
-                self.say(format_args!(r#"{{"error":"refused","guest":{guest},"why":"{why}"}}"#))
-            }
-            Admission::Unknown => {
-                self.say(format_args!(r#"{{"error":"guest: allowed is one of the board file"}}"#))
-            }
+        let mut answer = Slice::new(self.answer);
+        match self.hosts.hosting.admit(&mut Linux, name) {
+            Admission::Admitted(hosted) => write!(answer, r#"{{"admitted":{}}}"#, Json(hosted))?,
+            Admission::Waits => write!(answer, r#"{{"waits":{}}}"#, Json(name))?,
+            Admission::Refused(why) => write!(answer, r#"{{"error":"refused: {why}"}}"#)?,
+            Admission::Unknown => answer.write_str(NO_GUEST)?,
         }
+        Ok(answer.written())
     }
 
     fn set(&mut self, request: &mut [u8], pair: &mut Pair) -> Result<usize, fmt::Error> {

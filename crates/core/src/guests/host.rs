@@ -27,7 +27,7 @@ use crate::record::cut;
 const PRESS_LOOKS: u32 = 60;
 
 /// A guest and what became of it.
-struct Hosted<'a> {
+pub struct Hosted<'a> {
     guest: Guest<'a>,
     /// Processes are in its cgroup.
     runs: bool,
@@ -57,16 +57,15 @@ pub struct Hosting<'a> {
 }
 
 /// Whether a guest may start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Admission<'h, 'a> {
     /// The board file has none of that name.
     Unknown,
     /// Others are still asked for memory.
     Waits,
     /// It may not.
     Refused(Refusal),
-    /// It may, with this memory.max in bytes.
-    Admitted(u64),
+    /// It may.
+    Admitted(&'h Hosted<'a>),
 }
 
 impl<'a> Hosting<'a> {
@@ -133,19 +132,18 @@ impl<'a> Hosting<'a> {
     }
 
     /// Has a guest admitted, or says how that stands. A refusal is told once.
-    pub fn admit<K: Kernel>(&mut self, kernel: &mut K, name: &str) -> Admission {
+    pub fn admit<K: Kernel>(&mut self, kernel: &mut K, name: &str) -> Admission<'_, 'a> {
         let Some(at) = self.find(name) else { return Admission::Unknown };
-        for begun in [false, true] {
-            let Some(hosted) = self.hosted.get_mut(at) else { break };
-            if let Some(refusal) = hosted.refusal.take() {
-                return Admission::Refused(refusal);
-            } else if hosted.limit_bytes > 0 {
-                return Admission::Admitted(hosted.limit_bytes);
-            } else if !begun && !self.pool.knows(name) {
-                self.start(kernel, at);
-            }
+        let is_new = |of: &Hosted<'_>| of.limit_bytes == 0 && of.refusal.is_none();
+        if self.hosted.get(at).is_some_and(is_new) && !self.pool.knows(name) {
+            self.start(kernel, at);
         }
-        Admission::Waits
+        let Some(hosted) = self.hosted.get_mut(at) else { return Admission::Unknown };
+        match hosted.refusal.take() {
+            Some(refusal) => Admission::Refused(refusal),
+            None if hosted.limit_bytes > 0 => Admission::Admitted(hosted),
+            None => Admission::Waits,
+        }
     }
 
     /// Takes an admission back; false where there is no such guest or it runs.
@@ -306,17 +304,27 @@ fn current<K: Kernel>(kernel: &mut K, cgroup: &str) -> Option<u64> {
     decimal(&shows(kernel, &knob_path(cgroup, "memory.current").ok()?))
 }
 
+impl fmt::Display for Json<&Hosted<'_>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hosted { guest, runs, limit_bytes, .. } = self.0;
+        let (name, model) = (guest.name, guest.model.name());
+        let memory = guest.values.get(Field::Memory);
+        let overhead = limit_bytes.saturating_sub(memory);
+        write!(f, r#"{{"name":"{name}","model":"{model}","runs":{runs},"memory_bytes":{memory},"#)?;
+        write!(f, r#""overhead_bytes":{overhead},"limit_bytes":{limit_bytes}}}"#)
+    }
+}
+
 /// As a list of guests.
 impl fmt::Display for Json<&Hosting<'_>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"{"guests":["#)?;
-        let mut comma = "";
-        for Hosted { guest, runs, limit_bytes, .. } in &self.0.hosted {
-            let (name, model) = (guest.name, guest.model.name());
-            let memory = guest.values.get(Field::Memory);
-            write!(f, r#"{comma}{{"name":"{name}","model":"{model}","memory_bytes":{memory},"#)?;
-            write!(f, r#""runs":{runs},"limit_bytes":{limit_bytes}}}"#)?;
+        let mut comma = r#"{"guests":["#;
+        for hosted in &self.0.hosted {
+            write!(f, "{comma}{}", Json(hosted))?;
             comma = ",";
+        }
+        if comma != "," {
+            f.write_str(comma)?;
         }
         write!(f, r#"],"reserve_free_bytes":{}}}"#, self.0.pool.free_bytes())
     }

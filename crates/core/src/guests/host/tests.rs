@@ -28,23 +28,36 @@ fn max(kernel: &FakeKernel, name: &str) -> String {
     kernel.text(&format!("/sys/fs/cgroup/{name}/memory.max")).trim_end().into()
 }
 
+/// What a guest is admitted with; `None` while it waits.
+fn admit(hosting: &mut Hosting<'_>, kernel: &mut FakeKernel, name: &str) -> Option<u64> {
+    match hosting.admit(kernel, name) {
+        Admission::Admitted(hosted) => Some(hosted.limit_bytes),
+        Admission::Waits => None,
+        Admission::Unknown | Admission::Refused(_) => panic!(),
+    }
+}
+
 #[test]
 fn a_formula_is_a_promise_of_what_is_there() {
     let kernel = &mut FakeKernel::mounted();
     let list = [guest("a", ""), guest("b", ""), guest("c", "")].join(",");
     let mut hosting = hosting(&format!(r#"{{"model": "fixed", "list": [{list}]}}"#));
     // 512 and 600 MiB are 1112; 2048 are there.
-    assert_eq!(hosting.admit(kernel, "a"), Admission::Admitted(1112 * MIB));
-    assert_eq!(hosting.admit(kernel, "a"), Admission::Admitted(1112 * MIB));
+    assert_eq!(admit(&mut hosting, kernel, "a"), Some(1112 * MIB));
+    assert_eq!(admit(&mut hosting, kernel, "a"), Some(1112 * MIB));
     let Admission::Refused(why) = hosting.admit(kernel, "b") else { panic!() };
     let wanted = format!("memory: {} bytes missing, a holds {}", 176 * MIB, 1112 * MIB);
     assert_eq!(why.to_string(), wanted);
-    assert_eq!(hosting.admit(kernel, "x"), Admission::Unknown);
+    assert!(matches!(hosting.admit(kernel, "x"), Admission::Unknown));
     assert!(hosting.remove(kernel, "a") && !hosting.remove(kernel, "x"));
-    assert_eq!(hosting.admit(kernel, "b"), Admission::Admitted(1112 * MIB));
+    assert_eq!(admit(&mut hosting, kernel, "b"), Some(1112 * MIB));
     let shown = Json(&hosting).to_string();
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["guests"][1]["limit_bytes"], 1112 * MIB);
+    assert_eq!(shown["guests"][1]["overhead_bytes"], 600 * MIB);
+    assert_eq!(shown["guests"][0]["limit_bytes"], 0);
+    let none = Json(&self::hosting("{}")).to_string();
+    assert_eq!(none, r#"{"guests":[],"reserve_free_bytes":0}"#);
 }
 
 #[test]
@@ -90,10 +103,10 @@ fn a_newcomer_waits_for_the_probe_even_if_it_runs_already() {
     let mut hosting = hosting(&format!(r#"{{"model": "pool", "list": [{list}]}}"#));
     runs(kernel, "a", 900 * MIB);
     hosting.look(kernel);
-    assert_eq!(hosting.admit(kernel, "b"), Admission::Waits);
+    assert_eq!(admit(&mut hosting, kernel, "b"), None);
     runs(kernel, "b", MIB);
     hosting.look(kernel);
-    assert_eq!(hosting.admit(kernel, "b"), Admission::Waits);
+    assert_eq!(admit(&mut hosting, kernel, "b"), None);
     // Use and margin are 932 MiB, half of the reserve makes 768.
     assert_eq!(hosting.next_probe(kernel), Some(("/a", 164 * MIB)));
     kernel.set("/sys/fs/cgroup/a/memory.current", (800 * MIB).to_string());
@@ -103,5 +116,5 @@ fn a_newcomer_waits_for_the_probe_even_if_it_runs_already() {
         (max(kernel, "a"), max(kernel, "b")),
         ((832 * MIB).to_string(), (704 * MIB).to_string())
     );
-    assert_eq!(hosting.admit(kernel, "b"), Admission::Admitted(704 * MIB));
+    assert_eq!(admit(&mut hosting, kernel, "b"), Some(704 * MIB));
 }
