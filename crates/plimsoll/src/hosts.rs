@@ -23,7 +23,8 @@ const PIECE_BYTES: u64 = 16 << 20;
 /// What the worker has to do with guests.
 pub(crate) struct Hosts<'a> {
     pub(crate) hosting: Hosting<'a>,
-    probe: Option<Child>,
+    /// The child, and the cgroup that it asks.
+    probe: Option<(Child, &'a str)>,
 }
 
 impl<'a> Hosts<'a> {
@@ -39,7 +40,8 @@ impl<'a> Hosts<'a> {
 
     /// Minds the child, or begins the next probe.
     pub(crate) fn tick(&mut self, now: u64) {
-        if let Some(child) = &mut self.probe {
+        if let Some((child, cgroup)) = &mut self.probe {
+            let cgroup = *cgroup;
             let was_killed = child.killed;
             let ended = child.end(now);
             // It is there until the kernel lets it go, and no other before.
@@ -47,26 +49,27 @@ impl<'a> Hosts<'a> {
                 return;
             }
             self.probe = None;
-            self.hosting.probed(&mut Linux);
+            self.hosting.probed(&mut Linux, cgroup);
         }
         let Some((cgroup, bytes)) = self.hosting.next_probe(&mut Linux) else { return };
-        self.probe = Child::run("guest: probe", PROBE_US, &mut || reclaim(cgroup, bytes));
+        let child = Child::run("guest: probe", PROBE_US, &mut || reclaim(cgroup, bytes));
+        self.probe = child.map(|child| (child, cgroup));
         if self.probe.is_none() {
-            self.hosting.probed(&mut Linux);
+            self.hosting.probed(&mut Linux, cgroup);
         }
     }
 
     /// When [`Self::tick`] has something to do besides what [`Self::source`] tells.
     pub(crate) fn deadline_us(&self) -> u64 {
         match &self.probe {
-            Some(child) if !child.killed => child.deadline_us,
+            Some((child, _)) if !child.killed => child.deadline_us,
             _ => u64::MAX,
         }
     }
 
     /// What wakes the worker before that.
     pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.probe.as_ref()?.pidfd.as_ref()?.as_fd())
+        Some(self.probe.as_ref()?.0.pidfd.as_ref()?.as_fd())
     }
 }
 

@@ -359,7 +359,7 @@ keys! {
     "guests.list[].percent", Kind::Guest(Field::Percent), Field::Percent.allowed(), "% of its memory", "(that of `guests`)",
         "As `guests.percent`, for this guest.";
     "guests.list[].margin", Kind::Guest(Field::Margin), Field::Margin.allowed(), "bytes", "(that of `guests`)",
-        "As `guests.margin`, for this guest.";
+        "As `guests.margin`, for this guest with model `measured`; `pool` has one for all.";
     "agent", Kind::Object, "an object", "", "(all defaults)",
         "The memory agent, with the names, units and defaults that Kata documents for its mem-agent. Every value can be changed on the running board (`plimsoll set`) and then counts at once.";
     "agent.memcg", Kind::Object, "an object", "", "(all defaults)",

@@ -166,20 +166,18 @@ impl<'a> Hosting<'a> {
             if let Some(bytes @ 1..) = used.checked_sub(limit_bytes) {
                 return Some((cgroup, bytes));
             }
-            self.probed(kernel);
+            self.probed(kernel, cgroup);
         }
     }
 
-    /// The first of the probes is done, or can't be.
-    pub fn probed<K: Kernel>(&mut self, kernel: &mut K) {
-        if self.probes.is_empty() {
-            return;
-        }
-        let Probe { guest, .. } = self.probes.remove(0);
-        let Some(Hosted { guest: Guest { name, cgroup, .. }, .. }) = self.hosted.get(guest) else {
-            return;
-        };
-        let (name, used) = (*name, current(kernel, cgroup));
+    /// The probe of a cgroup is done, or can't be. Who was admitted but doesn't
+    /// run yet uses nothing.
+    pub fn probed<K: Kernel>(&mut self, kernel: &mut K, cgroup: &str) {
+        let of = |hosted: &Hosted<'_>| hosted.guest.cgroup == cgroup;
+        let Some(at) = self.hosted.iter().position(of) else { return };
+        self.probes.retain(|probe| probe.guest != at);
+        let Some(Hosted { guest, runs, .. }) = self.hosted.get(at) else { return };
+        let (name, used) = (guest.name, if *runs { current(kernel, cgroup) } else { Some(0) });
         self.pooled(kernel, &mut |pool, sink| pool.probed(name, used, sink));
     }
 

@@ -110,11 +110,26 @@ fn a_newcomer_waits_for_the_probe_even_if_it_runs_already() {
     // Use and margin are 932 MiB, half of the reserve makes 768.
     assert_eq!(hosting.next_probe(kernel), Some(("/a", 164 * MIB)));
     kernel.set("/sys/fs/cgroup/a/memory.current", (800 * MIB).to_string());
-    hosting.probed(kernel);
+    hosting.probed(kernel, "/gone");
+    assert_eq!(admit(&mut hosting, kernel, "b"), None);
+    hosting.probed(kernel, "/a");
     assert_eq!(hosting.next_probe(kernel), None);
     assert_eq!(
         (max(kernel, "a"), max(kernel, "b")),
         ((832 * MIB).to_string(), (704 * MIB).to_string())
     );
     assert_eq!(admit(&mut hosting, kernel, "b"), Some(704 * MIB));
+}
+
+#[test]
+fn who_does_not_run_yet_gives_back_what_is_above_its_share() {
+    let kernel = &mut FakeKernel::mounted();
+    let list = [guest("a", ""), guest("b", "")].join(",");
+    let mut hosting = hosting(&format!(r#"{{"model": "pool", "list": [{list}]}}"#));
+    assert_eq!(admit(&mut hosting, kernel, "a"), Some(1024 * MIB));
+    assert_eq!(admit(&mut hosting, kernel, "b"), None);
+    assert_eq!(hosting.next_probe(kernel), None, "nothing to ask a child for");
+    for name in ["a", "b"] {
+        assert_eq!(admit(&mut hosting, kernel, name), Some(768 * MIB));
+    }
 }
