@@ -90,6 +90,7 @@ on_boards! {
         init_on_a_mounted_root,
         started_late,
         a_unit_of_systemd,
+        guests_share_a_pool,
     ],
     x86_64_bookworm: "qemu-x86_64", Bookworm;
     x86_64_trixie: "qemu-x86_64", Trixie;

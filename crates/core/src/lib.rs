@@ -14,6 +14,7 @@ pub mod boot;
 pub mod facts;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod guests;
 pub mod json;
 pub mod kernel;
 pub mod limit;

@@ -25,6 +25,12 @@ pub enum Request<'a> {
     Set,
     /// `{"command":"run-now","loop":"memcg"}`
     RunNow(&'a str),
+    /// `{"command":"guest-list"}`
+    GuestList,
+    /// `{"command":"guest-admit","guest":"ivi"}`
+    GuestAdmit(&'a str),
+    /// `{"command":"guest-remove","guest":"ivi"}`
+    GuestRemove(&'a str),
 }
 
 impl<'a> Request<'a> {
@@ -37,7 +43,7 @@ impl<'a> Request<'a> {
             return Err("a request has at most 6144 bytes");
         }
         let mut walk = Walk::default();
-        let (mut command, mut name, mut agent) = (None, None, false);
+        let (mut command, mut name, mut guest, mut agent) = (None, None, None, false);
         while let Some(value) = walk.next(text).map_err(|_| "a request is a JSON object")? {
             let word = unquoted(value.span.text(text));
             let (slot, path) = match walk.path() {
@@ -48,25 +54,35 @@ impl<'a> Request<'a> {
                 }
                 path @ "command" => (&mut command, path),
                 path @ "loop" => (&mut name, path),
-                _ => return Err("keys: allowed are command, loop and agent"),
+                path @ "guest" => (&mut guest, path),
+                _ => return Err("keys: allowed are command, loop, guest and agent"),
             };
             if slot.is_some() || word.is_none() {
                 return Err(match path {
                     "loop" => "loop: allowed is memcg or compact, once",
+                    "guest" => "guest: allowed is a name, once",
                     _ => "command: allowed is a string, once",
                 });
             }
             *slot = word;
         }
-        match (command, name, agent) {
-            (Some("status"), None, false) => Ok(Self::Status),
-            (Some("metrics"), None, false) => Ok(Self::Metrics),
-            (Some("set"), None, true) => Ok(Self::Set),
-            (Some("run-now"), Some(name), false) => Ok(Self::RunNow(name)),
+        match (command, name, guest, agent) {
+            (Some("status"), None, None, false) => Ok(Self::Status),
+            (Some("metrics"), None, None, false) => Ok(Self::Metrics),
+            (Some("set"), None, None, true) => Ok(Self::Set),
+            (Some("run-now"), Some(name), None, false) => Ok(Self::RunNow(name)),
+            (Some("guest-list"), None, None, false) => Ok(Self::GuestList),
+            (Some("guest-admit"), None, Some(guest), false) => Ok(Self::GuestAdmit(guest)),
+            (Some("guest-remove"), None, Some(guest), false) => Ok(Self::GuestRemove(guest)),
             (Some("status" | "metrics"), ..) => Err("status and metrics stand alone"),
             (Some("set"), ..) => Err("set: allowed with agent alone"),
             (Some("run-now"), ..) => Err("run-now: allowed with loop alone"),
-            _ => Err("command: allowed is status, metrics, set or run-now"),
+            (Some("guest-list" | "guest-admit" | "guest-remove"), ..) => {
+                Err("guest-admit and guest-remove: allowed with guest alone, guest-list alone")
+            }
+            _ => Err(
+                "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove",
+            ),
         }
     }
 }
@@ -363,7 +379,7 @@ pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Json, Live, table};
+    use super::{Json, Live, Request, table};
     use crate::fake::FakeKernel;
     use crate::record::{Note, Outcome, Record};
 
@@ -391,6 +407,26 @@ mod tests {
             machine_stalled_us: 3,
         };
         format!(r#"{{"version":1,"live":{},"boot":{}}}"#, Json(&live), Json(&record))
+    }
+
+    #[test]
+    fn guests_are_asked_for_by_name() {
+        let parse = |text: &'static str| Request::parse(text.as_bytes());
+        assert_eq!(parse(r#"{"command":"guest-list"}"#), Ok(Request::GuestList));
+        let admit = r#"{"command":"guest-admit","guest":"ivi"}"#;
+        assert_eq!(parse(admit), Ok(Request::GuestAdmit("ivi")));
+        let remove = r#"{"guest":"ivi","command":"guest-remove"}"#;
+        assert_eq!(parse(remove), Ok(Request::GuestRemove("ivi")));
+        for text in [
+            r#"{"command":"guest-admit"}"#,
+            r#"{"command":"guest-admit","guest":7}"#,
+            r#"{"command":"guest-admit","guest":"a","guest":"b"}"#,
+            r#"{"command":"guest-list","guest":"a"}"#,
+            r#"{"command":"status","guest":"a"}"#,
+            r#"{"guest":"a"}"#,
+        ] {
+            assert!(parse(text).unwrap_err().contains("allowed") || text.contains("status"));
+        }
     }
 
     #[test]

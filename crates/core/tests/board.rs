@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use plimsoll_core::agent::settings::{CGROUPS_MAX, Settings};
 use plimsoll_core::board::keys::{DOCS, KEYS};
 use plimsoll_core::board::{
-    self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Identity, OnLimitFailure, PartitionSize,
-    Restart, Side, Uuid,
+    self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Guests, Identity, OnLimitFailure,
+    PartitionSize, Restart, Side, Uuid,
 };
+use plimsoll_core::guests::{Field, GUESTS_MAX, Model};
 use plimsoll_core::limit::{Limit, Memory};
 
 #[path = "board/hostile.rs"]
@@ -98,6 +99,7 @@ fn too_many_of_anything_are_refused() {
         ("payloads", 8, "{}"),
         ("payloads[].command", 16, r#""/a""#),
         ("agent.memcg.cgroups", CGROUPS_MAX, "{}"),
+        ("guests.list", GUESTS_MAX, "{}"),
     ] {
         let shown = path.replace("[]", "[0]");
         for more in [0, 1, 100] {
@@ -285,10 +287,65 @@ fn every_key_has_its_effect() {
         assert_eq!((app.name, app.side, app.oom_score_adj), ("app", Side::Qm, 900));
         assert_eq!((app.restart, app.restart_max), (Restart::No, 10));
         settings::is_every_key(&board.agent);
+        guests(board);
     });
     for key in KEYS {
         let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
         assert!(EVERY_KEY.contains(&format!("\"{name}\":")), "{} is missing", key.path);
+    }
+}
+
+/// Whether every key of the guests' counts.
+fn guests(board: &Board<'_>) {
+    let Guests { model, values, peaks, list } = &board.guests;
+    assert_eq!((*model, *peaks), (Model::Pool, "/var/peaks"));
+    let fields = [Field::Overhead, Field::Percent, Field::Margin, Field::Reserve];
+    assert_eq!(fields.map(|field| values.get(field)), [500 << 20, 1000, 64 << 20, 2000]);
+    let [ivi, gw] = list.as_slice() else { panic!("{list:?}") };
+    assert_eq!((ivi.name, ivi.cgroup), ("ivi", "/machine.slice/ivi.scope"));
+    assert_eq!((ivi.qmp, ivi.model), (Some("/run/ivi.qmp"), Model::Libvirt2012));
+    let fields = [
+        (Field::Memory, 1_024_000_000, 256 << 20),
+        (Field::Vcpus, 2, 1),
+        (Field::Video, 16 << 20, 0),
+        (Field::Disks, 3, 0),
+        (Field::Mmio, 256 << 20, 0),
+        (Field::Overhead, 1 << 30, 500 << 20),
+        (Field::Percent, 250, 1000),
+        (Field::Margin, 0, 64 << 20),
+        (Field::Reserve, 2000, 2000),
+    ];
+    for (field, of_ivi, of_gw) in fields {
+        assert_eq!((ivi.values.get(field), gw.values.get(field)), (of_ivi, of_gw), "{field:?}");
+    }
+    assert_eq!((gw.name, gw.qmp, gw.model), ("gw", None, Model::Pool));
+}
+
+#[test]
+fn a_guest_at_fault_is_left_out_and_the_others_stay() {
+    let guest = |name: &str, more: &str| {
+        format!(r#"{{"name": "{name}", "cgroup": "/m/{name}", "memory": "1G"{more}}}"#)
+    };
+    for (members, left) in [
+        (guest("c", ""), vec!["a", "b", "c"]),
+        (guest("a", ""), vec!["a", "b"]),
+        (guest("c d", ""), vec!["a", "b"]),
+        (guest("c", r#", "vcpus": 0"#), vec!["a", "b", "c"]),
+        (r#"{"name": "c", "cgroup": "/m/c"}"#.into(), vec!["a", "b"]),
+        (r#"{"name": "c", "cgroup": "/m/b/x", "memory": "1G"}"#.into(), vec!["a", "b"]),
+        (r#"{"name": "c", "cgroup": "/system.slice", "memory": "1G"}"#.into(), vec!["a", "b"]),
+        (
+            r#"{"name": "c", "cgroup": "/system.slice/c", "memory": "1G"}"#.into(),
+            vec!["a", "b", "c"],
+        ),
+        (r#"{"name": "c", "cgroup": "/qm.service/c", "memory": "1G"}"#.into(), vec!["a", "b"]),
+    ] {
+        let (a, b) = (guest("a", ""), guest("b", ""));
+        let text = document("guests.list", &format!("[{a}, {b}, {members}]"));
+        read(text.as_bytes(), |board, faults| {
+            let names: Vec<_> = board.guests.list.iter().map(|guest| guest.name).collect();
+            assert_eq!(names, left, "{text}: {faults:?}");
+        });
     }
 }
 
@@ -300,6 +357,7 @@ fn defaults_are_those_of_the_table() {
     for (key, doc) in KEYS.iter().zip(DOCS) {
         // A payload's and an entry's are looked at with the effects.
         let element = key.path.starts_with("payloads[].") || key.path.contains("cgroups[].");
+        let element = element || key.path.starts_with("guests.list[].");
         if doc.default.starts_with('(') || element {
             continue;
         }

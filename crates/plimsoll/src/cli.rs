@@ -22,13 +22,16 @@ use crate::start::Start;
 use crate::sys::{self, STDERR, STDOUT};
 
 /// Everything is as wanted.
-const OK: u8 = 0;
+pub(crate) const OK: u8 = 0;
 /// The command was understood, but something is wrong.
 const FAILED: u8 = 1;
 /// The command was not understood.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// How long the supervisor may take to answer, in microseconds: 5 s.
 const ANSWER_US: u64 = 5_000_000;
+/// From one question to the next where the answer is yet to come, in
+/// microseconds: 50 ms.
+const WAITS_US: u64 = 50_000;
 /// Between two lines of `watch`, in microseconds.
 const WATCH_US: u64 = 1_000_000;
 
@@ -41,6 +44,8 @@ plimsoll watch            the same each second, a line each
 plimsoll metrics          as OpenMetrics text
 plimsoll set JSON         changes the agent: '{\"memcg\":{\"period_secs\":60}}'
 plimsoll agent run-now memcg | compact
+plimsoll guest explain --model eve --memory 1000000K --vcpus 1   overhead of a VMM
+plimsoll guest list | admit NAME | remove NAME
 plimsoll poweroff | reboot | halt   where plimsoll is PID 1
 plimsoll version
 ";
@@ -65,6 +70,12 @@ pub(crate) fn run(start: Start) -> ! {
             let name = Json(start.arg(3).unwrap_or_default());
             command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
         }
+        (Some("guest"), Some("list"), 3) => command(format_args!(r#"{{"command":"guest-list"}}"#)),
+        (Some("guest"), Some(what @ ("admit" | "remove")), 4) => {
+            let name = Json(start.arg(3).unwrap_or_default());
+            command(format_args!(r#"{{"command":"guest-{what}","guest":{name}}}"#))
+        }
+        (Some("guest"), Some("explain"), _) => crate::guest::explain(start),
         (Some("halt"), None, 2) => signal_init(Signal::USR1),
         (Some("poweroff"), None, 2) => signal_init(Signal::USR2),
         (Some("reboot"), None, 2) => signal_init(Signal::TERM),
@@ -193,7 +204,17 @@ fn command(request: fmt::Arguments<'_>) -> u8 {
         return USAGE;
     }
     let len = slice.written();
-    let Some(answer) = told(text.get(..len).unwrap_or_default(), answer) else { return FAILED };
+    let request = text.get(..len).unwrap_or_default();
+    let mut waited_us = 0;
+    let len = loop {
+        let Some(answer) = told(request, answer) else { return FAILED };
+        if waited_us >= ANSWER_US || !answer.starts_with(br#"{"waits""#) {
+            break answer.len();
+        }
+        sys::sleep_us(WAITS_US);
+        waited_us += WAITS_US;
+    };
+    let answer = answer.get(..len).unwrap_or_default();
     if answer.starts_with(br#"{"error""#) {
         put(STDERR, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
         return FAILED;

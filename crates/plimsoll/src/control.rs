@@ -13,6 +13,7 @@ use plimsoll_core::apply;
 use plimsoll_core::board::Faults;
 use plimsoll_core::boot::RECORD_PATH;
 use plimsoll_core::facts::read_text;
+use plimsoll_core::guests::host::Admission;
 use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
@@ -38,6 +39,9 @@ pub(crate) const SOCKET_PATH: &CStr = c"/run/plimsoll/control.sock";
 pub(crate) const CLIENTS_MAX: usize = 4;
 /// How long a client may take to say what it wants, in microseconds.
 const CLIENT_US: u64 = 1_000_000;
+/// For what is no guest, or one that can't be removed.
+const NO_GUEST: &str =
+    r#"{"error":"guest: allowed is one of the board file; remove: one that does not run"}"#;
 /// Connections that may wait.
 const BACKLOG: i32 = 8;
 
@@ -109,6 +113,19 @@ impl Worker<'_> {
                 self.say(format_args!(r#"{{"error":"loop: allowed is memcg or compact"}}"#))
             }
             Ok(Request::Set) => self.set(request, pair),
+            Ok(Request::GuestList) => {
+                let mut answer = Slice::new(self.answer);
+                write!(answer, "{}", Json(&self.hosts.hosting))?;
+                Ok(answer.written())
+            }
+            Ok(Request::GuestAdmit(name)) => self.admit(name),
+            Ok(Request::GuestRemove(name)) => {
+                if self.hosts.hosting.remove(&mut Linux, name) {
+                    self.say(format_args!(r#"{{"removed":{}}}"#, Json(name)))
+                } else {
+                    self.say(format_args!("{NO_GUEST}"))
+                }
+            }
             Err(error) => self.say(format_args!(r#"{{"error":{}}}"#, Json(error))),
         }
     }
@@ -116,6 +133,18 @@ impl Worker<'_> {
     fn say(&mut self, text: fmt::Arguments<'_>) -> Result<usize, fmt::Error> {
         let mut answer = Slice::new(self.answer);
         answer.write_fmt(text)?;
+        Ok(answer.written())
+    }
+
+    /// A guest that waits for the answers of others asks again.
+    fn admit(&mut self, name: &str) -> Result<usize, fmt::Error> {
+        let mut answer = Slice::new(self.answer);
+        match self.hosts.hosting.admit(&mut Linux, name) {
+            Admission::Admitted(hosted) => write!(answer, r#"{{"admitted":{}}}"#, Json(hosted))?,
+            Admission::Waits => write!(answer, r#"{{"waits":{}}}"#, Json(name))?,
+            Admission::Refused(why) => write!(answer, r#"{{"error":"refused: {why}"}}"#)?,
+            Admission::Unknown => answer.write_str(NO_GUEST)?,
+        }
         Ok(answer.written())
     }
 

@@ -17,6 +17,8 @@ mod compact;
 mod control;
 mod evict;
 mod file;
+mod guest;
+mod hosts;
 mod init;
 mod linux;
 mod lru;

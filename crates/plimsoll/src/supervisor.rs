@@ -23,6 +23,7 @@ use rustix::io::FdFlags;
 
 use crate::agent::Agent;
 use crate::control::{CLIENTS_MAX, Client, listen};
+use crate::hosts::Hosts;
 use crate::linux::{Linux, c_path, errno, open};
 use crate::pair::Pair;
 use crate::pid1::{READY, timespec};
@@ -139,7 +140,9 @@ fn prepare(listener: Option<OwnedFd>) -> Option<Worker<'static>> {
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
     let units = Units::new();
-    Some(Worker { watch, units, agent: Agent::new(board.agent), listener, answer, qm: board.qm })
+    let hosts = Hosts::new(board.guests, facts.memory);
+    let agent = Agent::new(board.agent);
+    Some(Worker { watch, units, hosts, agent, listener, answer, qm: board.qm })
 }
 
 /// Its standard streams were PID 1's console, on a file system that somebody
@@ -180,6 +183,7 @@ fn keep(pair: &mut Pair) -> Role {
 pub(crate) struct Worker<'a> {
     pub(crate) watch: Watch<'a>,
     units: Units,
+    pub(crate) hosts: Hosts<'a>,
     pub(crate) agent: Agent,
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) answer: &'static mut [u8; ANSWER_BYTES_MAX],
@@ -194,11 +198,13 @@ enum Source {
     Client(usize),
     Agent,
     Units,
+    Hosts,
 }
 
 /// The most sources at once: the clients, the listener, the peer; the agent's
-/// child, its pipe and two triggers; systemctl and the units' cgroups.
-const SOURCES_MAX: usize = CLIENTS_MAX + 8;
+/// child, its pipe and two triggers; systemctl and the units' cgroups; the
+/// guests' child.
+const SOURCES_MAX: usize = CLIENTS_MAX + 9;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
@@ -206,6 +212,7 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
     let mut next_look = sys::now_us();
     worker.agent.forget_child();
     worker.units.forget_child();
+    worker.hosts.forget_child();
     worker.watch.forget_question();
     loop {
         let now = sys::now_us();
@@ -217,15 +224,23 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
                 worker.units.listen(worker.qm.cgroup);
             }
             worker.watch.look(&mut Linux);
+            worker.hosts.hosting.look(&mut Linux);
             next_look = now.saturating_add(PERIOD_US);
         }
         if let Some(due) = worker.units.tick(&mut worker.watch, now) {
             next_look = next_look.min(due);
         }
+        worker.hosts.tick(now);
+        // The one that would bring this process back has to know as well.
+        if worker.hosts.hosting.changed() {
+            pair.renew();
+            continue;
+        }
         if worker.agent.tick(worker.qm.cgroup) {
             worker.allow_swap();
         }
         let next = next_look.min(worker.agent.deadline_us(now)).min(worker.units.deadline_us());
+        let next = next.min(worker.hosts.deadline_us());
         for source in wait(worker, pair, &clients, next.saturating_sub(now)) {
             match source {
                 Source::Peer => pair.lost("keeper"),
@@ -238,7 +253,7 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
                 }
                 Source::Units if worker.units.heard() => next_look = now,
                 // Minded in any case, before the next wait.
-                Source::Agent | Source::Units => {}
+                Source::Agent | Source::Units | Source::Hosts => {}
             }
         }
         // Who asked in time was answered, however long this process had to wait
@@ -276,6 +291,9 @@ fn wait(
     }
     worker.agent.sources(&mut |fd, flags| add(Source::Agent, fd, flags));
     worker.units.sources(&mut |fd| add(Source::Units, fd, PollFlags::IN));
+    if let Some(fd) = worker.hosts.source() {
+        add(Source::Hosts, fd, PollFlags::IN);
+    }
     let mut ready = heapless::Vec::new();
     if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_ok() {
         for (source, fd) in sources.iter().zip(&fds) {

@@ -36,13 +36,14 @@ pub(crate) struct Units {
     question: Option<Child>,
 }
 
-/// A systemctl at work.
-struct Child {
+/// A systemctl at work, or another child with a deadline.
+pub(crate) struct Child {
+    name: &'static str,
     pid: Pid,
     /// What wakes the worker at its end; without it that waits for the next look.
-    pidfd: Option<OwnedFd>,
-    deadline_us: u64,
-    killed: bool,
+    pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) deadline_us: u64,
+    pub(crate) killed: bool,
 }
 
 impl Units {
@@ -147,23 +148,34 @@ pub(crate) fn reload() {
 impl Child {
     /// Runs a command whose words end with a NUL each.
     fn start(command: &Text, limit_us: u64) -> Option<Self> {
+        Self::run("systemctl", limit_us, &mut || {
+            for program in SYSTEMCTL {
+                let _ = sys::exec_text(program, command.get().unwrap_or_default());
+            }
+            NOT_EXECUTED
+        })
+    }
+
+    /// Has a child do some work; what it returns is its exit status.
+    pub(crate) fn run(
+        name: &'static str,
+        limit_us: u64,
+        work: &mut dyn FnMut() -> u8,
+    ) -> Option<Self> {
         match sys::fork() {
             Ok(Fork::Child) => {
                 // Nobody would watch it any more.
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 sys::block(&[]);
-                for program in SYSTEMCTL {
-                    let _ = sys::exec_text(program, command.get().unwrap_or_default());
-                }
-                sys::exit(NOT_EXECUTED)
+                sys::exit(work())
             }
             Ok(Fork::Parent(pid)) => {
                 let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
                 let deadline_us = sys::now_us().saturating_add(limit_us);
-                Some(Self { pid, pidfd, deadline_us, killed: false })
+                Some(Self { name, pid, pidfd, deadline_us, killed: false })
             }
             Err(_) => {
-                error!("systemctl: no child");
+                error!("{name}: no child");
                 None
             }
         }
@@ -171,12 +183,12 @@ impl Child {
 
     /// Whether it did what it was asked, if it has ended; past its deadline it
     /// is killed, and has not.
-    fn end(&mut self, now: u64) -> Option<bool> {
+    pub(crate) fn end(&mut self, now: u64) -> Option<bool> {
         let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
             Ok(None) if !self.killed && now >= self.deadline_us => {
                 self.killed = true;
                 let _ = rustix::process::kill_process(self.pid, Signal::KILL);
-                error!("systemctl: no answer in time, killed");
+                error!("{}: no answer in time, killed", self.name);
                 return Some(false);
             }
             Ok(None) => return None,
@@ -185,7 +197,7 @@ impl Child {
             Err(_) => None,
         };
         if let Some(status) = status.filter(|status| *status != 0) {
-            error!("systemctl: status {}", i64::from(status));
+            error!("{}: status {}", self.name, i64::from(status));
         }
         Some(status == Some(0))
     }

@@ -8,7 +8,7 @@ use super::faults::{Faults, KEY_PATH_MAX};
 use super::raw::{Raw, Values};
 use super::{
     Board, CpuWeight, HIGH, Host, Identity, NOT_ABOVE_MAX, OnLimitFailure, PartitionSize, Qm,
-    VarQm, compare, json, keys, payloads, text,
+    VarQm, compare, guests, json, keys, payloads, text,
 };
 use crate::agent::settings::Origin;
 use crate::limit::Limit;
@@ -41,6 +41,7 @@ pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], fa
     set(&mut board.init_oom_score_adj, values.number("handoff.oom_score_adj"));
     set(&mut board.mend_drift, values.flag("mend_drift"));
     board.agent.update(text, Origin::Board, faults);
+    guests::read(board, text, faults);
     let host_score = board.host.oom_score_adj.unwrap_or(0);
     let qm_score = board.qm.oom_score_adj;
     payloads::Check { text, faults, host_score, qm_score }.all(raw, &mut board.payloads);

@@ -5,6 +5,8 @@ use super::json::Shape;
 use super::text;
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
 use crate::agent::settings::{CGROUPS_MAX, Knob, Word};
+use crate::guests::model::MODELS;
+use crate::guests::{Field, GUESTS_MAX, Model};
 use crate::number::decimal;
 
 /// What the value of a key must be.
@@ -30,6 +32,8 @@ pub enum Kind {
     Count(Knob),
     /// A string, the value of a setting.
     Word(Word),
+    /// A size, percentage or count that a guest's overhead is worked out from.
+    Guest(Field),
 }
 
 /// See [`Kind::WordOrInteger`]; on its own, since it is rare and larger than
@@ -70,9 +74,10 @@ impl Kind {
             Self::Array(_) => "array",
             Self::Boolean | Self::Switch(_) => "boolean",
             Self::Integer(..) | Self::Count(_) => "integer",
+            Self::Guest(field) if field.is_count() => "integer",
             Self::WordOrInteger(..) => "string or integer",
             Self::Fraction => "number",
-            Self::Text(_) | Self::Word(_) => "string",
+            Self::Text(_) | Self::Word(_) | Self::Guest(_) => "string",
         }
     }
 
@@ -84,7 +89,8 @@ impl Kind {
             Self::Boolean | Self::Switch(_) => shape == Shape::Boolean,
             Self::Integer(..) | Self::Fraction | Self::Count(_) => shape == Shape::Number,
             Self::WordOrInteger(..) => matches!(shape, Shape::Number | Shape::String),
-            Self::Text(_) | Self::Word(_) => shape == Shape::String,
+            Self::Guest(field) if field.is_count() => shape == Shape::Number,
+            Self::Text(_) | Self::Word(_) | Self::Guest(_) => shape == Shape::String,
         }
     }
 
@@ -99,6 +105,7 @@ impl Kind {
             Self::Fraction => text::billionths(raw).is_some(),
             Self::Text(accepts) => unquoted(raw).is_some_and(accepts),
             Self::Word(word) => unquoted(raw).is_some_and(|text| word.accepts(text)),
+            Self::Guest(field) => field.parse(unquoted(raw).unwrap_or(raw)).is_some(),
             Self::Count(knob) => decimal(raw).is_some_and(|count| knob.range().contains(&count)),
         }
     }
@@ -157,6 +164,7 @@ const FALLBACK: Kind = Kind::Text(|text| text::fallback(text).is_some());
 const SIZE: Kind = Kind::Text(|text| text::size(text).is_some());
 const SOME_SIZE: Kind = Kind::Text(|text| text::some_size(text).is_some());
 const UUID: Kind = Kind::Text(|text| text::uuid(text).is_some());
+const MODEL: Kind = Kind::Text(|text| Model::named(text).is_some());
 const INIT: Kind = Kind::Text(|text| text == "none" || text::is_path(text));
 
 const LIMIT_RANGE: &str = "`N%` (up to 2 decimals), `N‰`, `N‱` up to 100 %, a size such as `1.5G` (B K M G T P E), or `infinity`";
@@ -175,6 +183,15 @@ pub(super) const UNIT_RANGE: &str =
 pub(crate) const AGENT: usize = {
     let mut at = 0;
     while !matches!(KEYS[at].path.as_bytes(), b"agent") {
+        at += 1;
+    }
+    at
+};
+/// Place in [`KEYS`] of the first section that is read from the text alone: the
+/// guests', and after it the agent's.
+pub(crate) const GUESTS: usize = {
+    let mut at = 0;
+    while !matches!(KEYS[at].path.as_bytes(), b"guests") {
         at += 1;
     }
     at
@@ -301,6 +318,48 @@ keys! {
         "When it is started again: never, after a status other than 0 or a signal, whatever its end was.";
     "payloads[].restart_max", Kind::Integer(0, 60), "0 to 60", "restarts in any 60 seconds", "10",
         "Restarts allowed.";
+    "guests", Kind::Object, "an object", "", "(all defaults)",
+        "Virtual machines that the board hosts, and what their VMMs may use. docs/guests.md says what the models are; sizes are written as in `qm.memory_limit`.";
+    "guests.model", MODEL, MODELS, "", "\"eve\"",
+        "How a guest's overhead is worked out: memory.max of its VMM is its memory and that.";
+    "guests.overhead", Kind::Guest(Field::Overhead), Field::Overhead.allowed(), "bytes", "\"600M\"",
+        "Overhead of model `fixed`.";
+    "guests.percent", Kind::Guest(Field::Percent), Field::Percent.allowed(), "% of the guest's memory", "\"30%\"",
+        "Overhead of model `proportional`.";
+    "guests.margin", Kind::Guest(Field::Margin), Field::Margin.allowed(), "bytes", "\"32M\"",
+        "What models `measured` and `pool` leave free above the use that was seen.";
+    "guests.reserve", Kind::Guest(Field::Reserve), Field::Reserve.allowed(), "% of MemTotal", "\"25%\"",
+        "What all guests of model `pool` share as their overhead.";
+    "guests.peaks", Kind::Text(text::is_directory), "an absolute path of at most 128 bytes", "", "\"/var/lib/plimsoll/guests\"",
+        "Directory where memory.peak of each guest's runs is kept, for model `measured`.";
+    "guests.list", Kind::Array(GUESTS_MAX), "at most 16 objects", "", "[]",
+        "The guests.";
+    "guests.list[]", Kind::Object, "an object", "", "(an element)",
+        "One guest.";
+    "guests.list[].name", Kind::Text(text::is_payload), "1 to 55 of letters, digits, '-' and '_'; once in the file", "", "(required)",
+        "Its name.";
+    "guests.list[].cgroup", Kind::Text(text::is_cgroup), CGROUP_RANGE, "", "(required)",
+        "Cgroup of its VMM, below the cgroup2 mount. Neither in nor above another guest's or QM's, nor a host cgroup or above one.";
+    "guests.list[].memory", Kind::Guest(Field::Memory), Field::Memory.allowed(), "bytes", "(required)",
+        "Its memory.";
+    "guests.list[].vcpus", Kind::Guest(Field::Vcpus), Field::Vcpus.allowed(), "vCPUs", "1",
+        "Its virtual CPUs.";
+    "guests.list[].video", Kind::Guest(Field::Video), Field::Video.allowed(), "bytes", "\"0\"",
+        "Memory of its video devices, all together.";
+    "guests.list[].disks", Kind::Guest(Field::Disks), Field::Disks.allowed(), "disks", "0",
+        "Its disks.";
+    "guests.list[].mmio", Kind::Guest(Field::Mmio), Field::Mmio.allowed(), "bytes", "\"0\"",
+        "Memory BARs of the devices that are passed through to it, all together.";
+    "guests.list[].qmp", Kind::Text(text::is_path), "an absolute path of at most 255 bytes", "", "(none)",
+        "QMP socket of its VMM.";
+    "guests.list[].model", MODEL, MODELS, "", "(that of `guests`)",
+        "As `guests.model`, for this guest.";
+    "guests.list[].overhead", Kind::Guest(Field::Overhead), Field::Overhead.allowed(), "bytes", "(that of `guests`)",
+        "As `guests.overhead`, for this guest.";
+    "guests.list[].percent", Kind::Guest(Field::Percent), Field::Percent.allowed(), "% of its memory", "(that of `guests`)",
+        "As `guests.percent`, for this guest.";
+    "guests.list[].margin", Kind::Guest(Field::Margin), Field::Margin.allowed(), "bytes", "(that of `guests`)",
+        "As `guests.margin`, for this guest with model `measured`; `pool` has one for all.";
     "agent", Kind::Object, "an object", "", "(all defaults)",
         "The memory agent, with the names, units and defaults that Kata documents for its mem-agent. Every value can be changed on the running board (`plimsoll set`) and then counts at once.";
     "agent.memcg", Kind::Object, "an object", "", "(all defaults)",

@@ -6,6 +6,7 @@
 
 mod check;
 mod faults;
+mod guests;
 pub(crate) mod json;
 pub mod keys;
 mod payloads;
@@ -20,6 +21,7 @@ use heapless::Vec;
 pub use self::faults::{FAULT_VALUE_MAX, FAULTS_MAX, Fault, Faults, KEY_PATH_MAX};
 pub use self::raw::Raw;
 use crate::agent::settings::Settings;
+use crate::guests::{GUESTS_MAX, Model, Values};
 use crate::limit::{Limit, Memory};
 
 /// Longest board file, in bytes: a board with everything as often as it may
@@ -58,6 +60,36 @@ pub struct Board<'a> {
     pub image_bytes: u64,
     /// The memory agent's settings.
     pub agent: Settings,
+    /// The virtual machines it hosts.
+    pub guests: Guests<'a>,
+}
+
+/// The virtual machines that the board hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guests<'a> {
+    /// How overhead is worked out for a guest that doesn't say.
+    pub model: Model,
+    /// Overhead, percent, margin and reserve, for a guest that doesn't say.
+    pub values: Values,
+    /// Directory where memory.peak of earlier runs is kept.
+    pub peaks: &'a str,
+    /// The guests, names and cgroups all different.
+    pub list: Vec<Guest<'a>, GUESTS_MAX>,
+}
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest<'a> {
+    /// Letters, digits, '-', '_'.
+    pub name: &'a str,
+    /// Of its VMM; a path like `Qm::cgroup`.
+    pub cgroup: &'a str,
+    /// QMP socket of its VMM.
+    pub qmp: Option<&'a str>,
+    /// How its overhead is worked out.
+    pub model: Model,
+    /// Out of what.
+    pub values: Values,
 }
 
 /// What QM's cgroup gets.
@@ -234,6 +266,18 @@ impl Default for Board<'_> {
             mend_drift: true,
             image_bytes: IMAGE_BYTES,
             agent: Settings::default(),
+            guests: Guests::default(),
+        }
+    }
+}
+
+impl Default for Guests<'_> {
+    fn default() -> Self {
+        Self {
+            model: Model::default(),
+            values: Values::default(),
+            peaks: "/var/lib/plimsoll/guests",
+            list: Vec::new(),
         }
     }
 }

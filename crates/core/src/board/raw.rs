@@ -3,7 +3,7 @@
 //! One visitor goes by the table of keys: a derived struct per object would cost
 //! 16 KiB more of code, a sixth of what the binary may have. What has no JSON
 //! type of its own (a number or a word, a fraction) is left to the text, and so
-//! is the agent's section, whose reader goes by the text alone.
+//! are the guests' and the agent's sections, whose readers go by the text alone.
 //!
 //! The reader recurses as deep as the table of keys, six levels.
 
@@ -14,13 +14,13 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use super::keys::{self, AGENT, KEYS, Kind};
+use super::keys::{self, AGENT, GUESTS, KEYS, Kind};
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
 
-/// Values of a file that has everything as often as it may, but for the agent's;
-/// a payload has eight keys.
+/// Values of a file that has everything as often as it may, but for the guests'
+/// and the agent's; a payload has eight keys.
 const VALUES_MAX: usize =
-    AGENT + MODULES_MAX + HOST_CGROUPS_MAX + PAYLOADS_MAX * (8 + COMMAND_WORDS_MAX);
+    GUESTS + MODULES_MAX + HOST_CGROUPS_MAX + PAYLOADS_MAX * (8 + COMMAND_WORDS_MAX);
 
 /// A board file as decoded: its values in the order of the text.
 #[derive(Debug, Default)]
@@ -158,7 +158,7 @@ impl<'de: 'a, 'a> DeserializeSeed<'de> for Reader<'_, 'a> {
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
         let value = match self.key.and_then(|key| KEYS.get(key)).map(|key| key.kind) {
-            Some(Kind::Object) if self.key != Some(AGENT) => {
+            Some(Kind::Object) if !matches!(self.key, Some(GUESTS | AGENT)) => {
                 self.push(Value::Opened)?;
                 return deserializer.deserialize_map(self);
             }
@@ -169,7 +169,7 @@ impl<'de: 'a, 'a> DeserializeSeed<'de> for Reader<'_, 'a> {
             Some(Kind::Boolean) => Value::Flag(bool::deserialize(deserializer)?),
             Some(Kind::Integer(..)) => Value::Number(i16::deserialize(deserializer)?),
             Some(Kind::Text(_)) => Value::Text(<&str>::deserialize(deserializer)?),
-            // The agent's settings are read from the text.
+            // The guests and the agent's settings are read from the text.
             _ => return IgnoredAny::deserialize(deserializer).map(|_| ()),
         };
         self.push(value)
