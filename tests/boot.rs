@@ -132,6 +132,15 @@ mod agent {
     }
 }
 
+/// A virtual machine whose host takes memory back.
+mod virtio_mem {
+    on_boards! {
+        [memory_is_given_back_without_a_kill],
+        x86_64_trixie: "qemu-x86_64", Trixie;
+        aarch64_trixie: "qemu-aarch64", Trixie;
+    }
+}
+
 /// With systemd as init and podman's qm.container as QM.
 mod systemd {
     on_boards! {

@@ -7,7 +7,7 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::board::{Board, CpuWeight, Side, VarQm};
-use crate::boot::MOUNTS;
+use crate::boot::{MOUNTS, ONLINE, UNPLUG_ONLINE};
 use crate::facts::{CGROUP_ROOT, Facts};
 use crate::kernel::Mount;
 use crate::limit::Limit;
@@ -223,8 +223,15 @@ pub fn outline(board: &Board<'_>, plan: &Plan<'_>, line: &mut dyn FnMut(fmt::Arg
     for Mount { target, fstype, data, .. } in &MOUNTS {
         line(format_args!("mount {fstype} on {target}, unless mounted {data}"));
     }
+    let virtio_mem = board.virtio_mem.is_some();
+    for (file, value) in [ONLINE].iter().filter(|_| virtio_mem) {
+        line(format_args!("write {file} = {value}"));
+    }
     for module in &board.modules {
         line(format_args!("load {module}"));
+    }
+    for (file, value) in [UNPLUG_ONLINE].iter().filter(|_| virtio_mem) {
+        line(format_args!("write {file} = {value}"));
     }
     for step in plan {
         line(format_args!("{step}"));

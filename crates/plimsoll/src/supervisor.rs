@@ -139,7 +139,8 @@ fn prepare(listener: Option<OwnedFd>) -> Option<Worker<'static>> {
     let plan = plan::plan(&board, &facts).unwrap_or_default();
     let watch = Watch::new(kernel, &plan, &board, &facts);
     let units = Units::new();
-    Some(Worker { watch, units, agent: Agent::new(board.agent), listener, answer, qm: board.qm })
+    let agent = Agent::new(board.agent, board.virtio_mem);
+    Some(Worker { watch, units, agent, listener, answer, qm: board.qm })
 }
 
 /// Its standard streams were PID 1's console, on a file system that somebody
@@ -197,8 +198,9 @@ enum Source {
 }
 
 /// The most sources at once: the clients, the listener, the peer; the agent's
-/// child, its pipe and two triggers; systemctl and the units' cgroups.
-const SOURCES_MAX: usize = CLIENTS_MAX + 8;
+/// child, its pipe and two triggers; the kernel's log; systemctl and the units'
+/// cgroups.
+const SOURCES_MAX: usize = CLIENTS_MAX + 9;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
