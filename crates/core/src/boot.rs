@@ -7,10 +7,10 @@
 use heapless::String;
 
 use crate::apply::{self, failed, noted};
-use crate::board::{self, BOARD_BYTES_MAX, Board, Faults, OnLimitFailure};
+use crate::board::{self, BOARD_BYTES_MAX, Board, Faults, OnLimitFailure, Qm};
 use crate::facts::{Facts, cmdline_value, read_text};
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
-use crate::limit::Limit;
+use crate::limit::{Limit, Memory};
 use crate::plan::{Duty, Plan, Step, Value, plan};
 use crate::record::{Note, Outcome, Record, VERSION, cut};
 use crate::{PATH_MAX, path, var_qm};
@@ -297,7 +297,7 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
         return;
     }
     let agrees = apply::knob_path(board.qm.cgroup, "memory.max").is_ok_and(|file| {
-        let value = fallback_value(board, facts);
+        let value = fallback_value(&board.qm, facts.memory);
         apply::write(kernel, record, "limit", &file, format_args!("{value}"))
     });
     if agrees {
@@ -310,9 +310,9 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
 
 /// memory.max where the wanted limits can't be had: never above what was wanted.
 #[must_use]
-pub fn fallback_value(board: &Board<'_>, facts: &Facts) -> Value {
-    let bytes = |limit: Limit| limit.kernel_bytes(facts.memory).unwrap_or(u64::MAX);
-    match bytes(board.qm.fallback_max).min(bytes(board.qm.memory_max)) {
+pub fn fallback_value(qm: &Qm<'_>, memory: Memory) -> Value {
+    let bytes = |limit: Limit| limit.kernel_bytes(memory).unwrap_or(u64::MAX);
+    match bytes(qm.fallback_max).min(bytes(qm.memory_max)) {
         u64::MAX => Value::Max,
         least => Value::Number(least),
     }

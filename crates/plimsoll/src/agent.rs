@@ -29,6 +29,9 @@ use crate::{compact, pass, swap};
 const MEMCG_US: u64 = 120_000_000;
 /// Making swap: 32 GiB at 10 MB/s, in microseconds.
 const SWAP_US: u64 = 3_600_000_000;
+/// QM's memory is reclaimed for so long at most, and no more often, in
+/// microseconds: 10 s.
+const SQUEEZE_US: u64 = 10_000_000;
 /// How often the pressure is looked at while a compaction runs, in
 /// microseconds: it is to be over within 100 ms of the limit. A trigger may
 /// wake the worker sooner.
@@ -51,6 +54,10 @@ pub(crate) struct Agent {
     stall: Option<Stall>,
     swap: Swap,
     pub(crate) virtio_mem: Option<VirtioMem>,
+    /// What QM has above a limit that can't fall before it has less.
+    pub(crate) squeeze_bytes: u64,
+    /// When that may be tried again.
+    squeeze_us: u64,
     running: Option<Running>,
 }
 
@@ -137,6 +144,8 @@ impl Agent {
             stall: Source::Machine.stall(),
             swap: Swap::default(),
             virtio_mem: virtio_mem.map(VirtioMem::new),
+            squeeze_bytes: 0,
+            squeeze_us: 0,
             running: None,
         }
     }
@@ -231,6 +240,10 @@ impl Agent {
             Step::Reclaim(bytes) => return Some(Work::Reclaim(bytes)),
             Step::Offline(target) => return Some(Work::Offline(target)),
         }
+        if self.squeeze_bytes > 0 && now >= self.squeeze_us {
+            self.squeeze_us = now.saturating_add(SQUEEZE_US);
+            return Some(Work::Reclaim(self.squeeze_bytes));
+        }
         if let Some(job) = self.schedule.next(&self.settings, now) {
             return Some(Work::Loop(job));
         }
@@ -267,9 +280,8 @@ impl Agent {
                 (self.settings.get(Knob::CompactSecMax).saturating_mul(1_000_000), guard)
             }
             Work::Swap(_) => (SWAP_US, None),
-            Work::Reclaim(_) | Work::Offline(_) => {
-                (self.virtio_mem.as_ref().map_or(0, VirtioMem::timeout_us), None)
-            }
+            Work::Reclaim(_) => (SQUEEZE_US, None),
+            Work::Offline(_) => (self.virtio_mem.as_ref().map_or(0, VirtioMem::timeout_us), None),
         };
         match self.spawn(work, qm_cgroup) {
             Ok((pid, pidfd, pipe)) => {
@@ -434,12 +446,7 @@ impl Agent {
                 self.swap.made(now, running.gained);
                 running.gained
             }
-            Work::Reclaim(_) => {
-                if let Some(virtio_mem) = &mut self.virtio_mem {
-                    virtio_mem.ended(None, None, false);
-                }
-                false
-            }
+            Work::Reclaim(_) => false,
             Work::Offline(target) => {
                 let [_, block, ..] = running.last;
                 self.tried(target, block.checked_sub(1), running.gained);
@@ -450,7 +457,7 @@ impl Agent {
 
     fn tried(&mut self, target: Target, block: Option<u64>, went: bool) {
         if let Some(virtio_mem) = &mut self.virtio_mem {
-            virtio_mem.ended(Some(target), block, went);
+            virtio_mem.ended(target, block, went);
         }
     }
 }

@@ -9,7 +9,7 @@ use plimsoll_core::agent::swap::qm_swap_max;
 use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, Qm};
 use plimsoll_core::boot::BOARD_COPY_PATH;
-use plimsoll_core::facts::{CGROUP_ROOT, Facts};
+use plimsoll_core::facts::{self, CGROUP_ROOT, Facts};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
 use plimsoll_core::plan::{self, SUPERVISOR_CGROUP, Value};
@@ -218,6 +218,8 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
             if worker.qm.unit.is_some() {
                 worker.units.listen(worker.qm.cgroup);
             }
+            let memory = facts::memory(&mut Linux);
+            worker.agent.squeeze_bytes = worker.watch.follow(&mut Linux, &worker.qm, memory);
             worker.watch.look(&mut Linux);
             next_look = now.saturating_add(PERIOD_US);
         }
@@ -295,7 +297,7 @@ impl Worker<'_> {
         let Ok(present) = swap::present() else { return };
         let named = self.qm.swap_named.then_some(self.qm.swap_max);
         let limit = qm_swap_max(named, present);
-        let value = Value::of(limit, &Facts::gather(&mut Linux));
+        let value = Value::of(limit, facts::memory(&mut Linux));
         self.watch.want(&mut Linux, self.qm.cgroup, "memory.swap.max", value);
     }
 }

@@ -136,15 +136,13 @@ impl VirtioMem {
         step
     }
 
-    /// The work ended; a block's with which one it was, if any, and whether it went.
-    pub(crate) fn ended(&mut self, target: Option<Target>, block: Option<u64>, went: bool) {
+    /// A block was tried: which one, if there was any, and whether it went.
+    pub(crate) fn ended(&mut self, target: Target, block: Option<u64>, went: bool) {
         let now = sys::now_us();
         let (began, total) = self.begun;
         self.shrink.took(now.saturating_sub(began));
-        if let Some(target) = target {
-            let fell = went.then(|| total.saturating_sub(meminfo().total));
-            self.shrink.tried(target, block, fell, now);
-        }
+        let fell = went.then(|| total.saturating_sub(meminfo().total));
+        self.shrink.tried(target, block, fell, now);
         self.say(now);
     }
 
