@@ -100,10 +100,6 @@ impl VirtioMem {
         if new {
             self.said = (State::Idle, 0);
             self.prepare();
-            let left = mib(self.shrink.left());
-            if left > 0 {
-                info!("virtio-mem: the host wants {left} MiB back");
-            }
         }
     }
 
@@ -156,21 +152,15 @@ impl VirtioMem {
             return;
         }
         self.said = (state, now);
-        let missing: String<32> = match state {
-            State::Short(bytes) => cut(format_args!(", {} MiB missing", mib(bytes))),
-            _ => String::new(),
-        };
         let shrink = &self.shrink;
-        let time: String<32> = match shrink.left_secs() {
-            Some(secs) if state == State::Shrinking => cut(format_args!(", {secs} s left")),
-            _ => String::new(),
-        };
         info!(
-            "virtio-mem: {}{missing}: {} MiB given back, {} MiB left, {} MiB/s{time}",
+            "virtio-mem: {}: {} MiB given back, {} left, {} missing; {} MiB/s, {} s left",
             state.word(),
             mib(shrink.freed()),
             mib(shrink.left()),
+            mib(shrink.missing()),
             mib(shrink.rate()),
+            shrink.left_secs(),
         );
     }
 }

@@ -22,6 +22,9 @@ use crate::number::{decimal, in_radix};
 pub const DEVICES_MAX: usize = 4;
 /// How a line of the driver begins, but for the device's number.
 const DRIVER: &str = "virtio_mem virtio";
+/// How it goes on.
+const PLUGGED: &str = " plugged size: 0x";
+const REQUESTED: &str = " requested size: 0x";
 /// A device's memory in /proc/iomem, within the device's own range.
 const RAM: &str = "System RAM (virtio_mem)";
 /// From one look at memory that is missing to the next, in microseconds: 1 s.
@@ -47,20 +50,16 @@ pub enum Size {
 #[must_use]
 pub fn heard(record: &[u8]) -> Option<(u64, Size)> {
     let line = record.split(|byte| *byte == b'\n').next()?;
+    // Patterns of one character: the search for longer ones costs 2 KB of code.
     let (head, message) = core::str::from_utf8(line).ok()?.split_once(';')?;
-    let (priority, _) = head.split_once(',')?;
-    if decimal(priority)? >> 3 != 0 {
-        return None;
-    }
-    let (device, size) = message.strip_prefix(DRIVER)?.split_once(": ")?;
-    let (name, bytes) = size.split_once(" size: 0x")?;
-    let bytes = in_radix(bytes, 16)?;
-    let size = match name {
-        "plugged" => Size::Plugged(bytes),
-        "requested" => Size::Requested(bytes),
-        _ => return None,
+    let (device, size) = message.strip_prefix(DRIVER)?.split_once(':')?;
+    let size = if let Some(bytes) = size.strip_prefix(PLUGGED) {
+        Size::Plugged(in_radix(bytes, 16)?)
+    } else {
+        Size::Requested(in_radix(size.strip_prefix(REQUESTED)?, 16)?)
     };
-    Some((decimal(device)?, size))
+    let (priority, _) = head.split_once(',')?;
+    (decimal(priority)? >> 3 == 0).then_some((decimal(device)?, size))
 }
 
 /// The highest memory block of a device below `below` that is online, from
@@ -79,7 +78,8 @@ pub fn highest_block<R: Read>(
     let (mut within, mut highest) = (None, None);
     while let Some(line) = lines.next()? {
         let text = core::str::from_utf8(line.text).unwrap_or_default();
-        let Some((range, name)) = text.trim_ascii_start().split_once(" : ") else { continue };
+        let Some((range, name)) = text.trim_ascii_start().split_once(':') else { continue };
+        let (range, name) = (range.trim_ascii_end(), name.trim_ascii_start());
         if let Some(number) = name.strip_prefix("virtio") {
             within = decimal(number);
         } else if name == RAM
@@ -344,10 +344,16 @@ impl Shrink {
         self.freed.saturating_mul(1000).checked_div(self.busy_us / 1000).unwrap_or(0)
     }
 
-    /// How long the rest takes at that rate, in seconds.
+    /// How long the rest takes at that rate, in seconds; 0 where there is none.
     #[must_use]
-    pub fn left_secs(&self) -> Option<u64> {
-        self.left().checked_div(self.rate())
+    pub fn left_secs(&self) -> u64 {
+        self.left().checked_div(self.rate()).unwrap_or(0)
+    }
+
+    /// Bytes that are missing before the next block can go.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        if let State::Short(missing) = self.state { missing } else { 0 }
     }
 }
 
@@ -355,15 +361,13 @@ impl fmt::Display for Json<&Shrink> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shrink = self.0;
         write!(f, r#"{{"state":{}"#, Json(shrink.state.word()))?;
-        let missing = if let State::Short(missing) = shrink.state { missing } else { 0 };
         for (name, number) in [
             ("requested_bytes", shrink.sum(|device| device.requested)),
             ("given_back_bytes", shrink.freed),
             ("left_bytes", shrink.left()),
             ("bytes_per_sec", shrink.rate()),
-            // Not known: 0, as is the rate.
-            ("left_secs", shrink.left_secs().unwrap_or(0)),
-            ("missing_bytes", missing),
+            ("left_secs", shrink.left_secs()),
+            ("missing_bytes", shrink.missing()),
         ] {
             write!(f, ",\"{name}\":{number}")?;
         }

@@ -101,7 +101,7 @@ fn blocks_go_until_all_is_given_back() {
     assert_eq!(shrink.next(idle, 4096, 5), offline(u64::MAX));
     shrink.took(500_000);
     shrink.tried(TARGET, Some(45), Some(BLOCK), 6);
-    assert_eq!((shrink.left(), shrink.rate(), shrink.left_secs()), (BLOCK, 2 * BLOCK, Some(0)));
+    assert_eq!((shrink.left(), shrink.rate(), shrink.left_secs()), (BLOCK, 2 * BLOCK, 0));
     assert_eq!(shrink.next(idle, 4096, 7), offline(45));
     // One that is refused is passed over.
     shrink.tried(TARGET, Some(44), None, 8);
