@@ -49,6 +49,8 @@ done
 echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
 alone=$(total); echo "alone $alone"
 grow grow; sleep 1.2; say grown
+# A part of a block: what is left of it is online again.
+echo "want 1500"; sleep 0.5; until_state idle; echo "part_total $(total)"; echo "part_shrink $(shrink)"
 begin=$(ms); echo "want 0"; until_total -le $((alone + 8)); echo "shrink_ms $(($(ms) - begin))"
 sleep 1.2; say shrunk
 grow again
@@ -67,6 +69,9 @@ until_state held; sleep 4; say held; alive held
 set -- $pids; kill $1 $2 $3 $4 $5
 until_state shrinking; until_state held; sleep 4; say further; alive further
 plimsoll status | grep '^virtio_mem'
+# The worker is killed; then the host wants nothing back any more.
+kill -9 $(plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/'); sleep 3; say revived
+grow reversed; until_state idle; say reversed; echo "want 0"
 kill $6 $7 $8 $9 ${10}
 until_total -le $((alone + 8)); sleep 1.2; say all
 "#;
@@ -111,6 +116,7 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
 
     let alone = seen.number("alone");
     assert_eq!(of("grown", "total"), alone + PLUGGED_KIB, "{seen}");
+    assert_eq!(of("part", "total"), alone + (1500 << 10), "{seen}");
     assert!(of("shrunk", "total") <= alone + 8, "{seen}");
     // 0.5 and 0.6 s; the driver alone needs 7 s for what is idle.
     assert!(seen.number("grow_ms") < 2000 && seen.number("shrink_ms") < 3000, "{seen}");
@@ -134,6 +140,8 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     seen.expect("further_alive", 5);
     assert!(of("held", "total") < of("loaded", "total"), "{seen}");
     assert!(of("further", "total") + (512 << 10) <= of("held", "total"), "{seen}");
+    assert_eq!(of("reversed", "total"), alone + PLUGGED_KIB, "{seen}");
+    assert_eq!(shrink(&seen, "reversed")["left_bytes"], 0, "{seen}");
     seen.expect("all_kills", 0);
     assert_eq!(shrink(&seen, "all")["left_bytes"], 0, "{seen}");
 }

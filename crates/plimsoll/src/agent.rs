@@ -304,7 +304,9 @@ impl Agent {
                 error!("agent: no child (error {})", i64::from(error.raw_os_error()));
                 match work {
                     Work::Swap(_) => self.swap.made(now, false),
-                    Work::Offline(target) => self.tried(target, None, false),
+                    Work::Offline(_) => {
+                        self.virtio_mem.iter_mut().for_each(|it| it.shrink.not_begun(now));
+                    }
                     Work::Loop(_) | Work::Reclaim(_) => {}
                 }
             }
@@ -449,15 +451,11 @@ impl Agent {
             Work::Reclaim(_) => false,
             Work::Offline(target) => {
                 let [_, block, ..] = running.last;
-                self.tried(target, block.checked_sub(1), running.gained);
+                if let Some(virtio_mem) = &mut self.virtio_mem {
+                    virtio_mem.ended(target, block.checked_sub(1), running.gained);
+                }
                 false
             }
-        }
-    }
-
-    fn tried(&mut self, target: Target, block: Option<u64>, went: bool) {
-        if let Some(virtio_mem) = &mut self.virtio_mem {
-            virtio_mem.ended(target, block, went);
         }
     }
 }

@@ -315,6 +315,8 @@ impl Shrink {
                 (self.below, self.retry_us) = (block, 0);
             }
             (Some(block), None, _) => self.below = block,
+            // None of it is online: what is offline the driver takes itself.
+            (None, _, Some(device)) if target.below == u64::MAX => device.left = 0,
             _ => {
                 let wait_us = self.retry_us.saturating_mul(2);
                 self.retry_us = wait_us.clamp(*RETRY_US.start(), *RETRY_US.end());
@@ -325,6 +327,11 @@ impl Shrink {
         if self.left() == 0 {
             self.begin();
         }
+    }
+
+    /// What was to be done could not be begun.
+    pub fn not_begun(&mut self, now: u64) {
+        self.look_us = now.saturating_add(LOOK_US);
     }
 
     /// Work took so long.

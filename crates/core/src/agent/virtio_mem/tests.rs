@@ -135,9 +135,10 @@ fn what_is_needed_is_kept() {
 fn blocks_that_are_all_refused_are_tried_again_later() {
     let mut shrink = asked(256, 0);
     shrink.tried(TARGET, Some(45), None, 8);
-    shrink.tried(TARGET, None, None, 9);
+    let rest = Target { below: 45, ..TARGET };
+    shrink.tried(rest, None, None, 9);
     assert_eq!((shrink.state(), shrink.deadline_us()), (State::Refused, 10_000_009));
-    shrink.tried(TARGET, None, None, 10_000_010);
+    shrink.tried(rest, None, None, 10_000_010);
     assert_eq!(shrink.deadline_us(), 30_000_010);
     // Another request counts at once.
     shrink.hear(3, Size::Requested(0));
@@ -148,6 +149,15 @@ fn blocks_that_are_all_refused_are_tried_again_later() {
 fn a_request_that_is_met_already_ends() {
     let mut shrink = asked(256, 0);
     shrink.tried(TARGET, Some(45), Some(0), 8);
+    assert_eq!((shrink.state(), shrink.left()), (State::Idle, 0));
+}
+
+#[test]
+fn what_is_not_online_is_the_drivers() {
+    let mut shrink = asked(256, 0);
+    shrink.not_begun(5);
+    assert_eq!(shrink.next(memory(2048, 1900, 1900), 4096, 6), Step::Wait);
+    shrink.tried(TARGET, None, None, 8);
     assert_eq!((shrink.state(), shrink.left()), (State::Idle, 0));
 }
 
