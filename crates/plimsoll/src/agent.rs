@@ -10,7 +10,7 @@ use plimsoll_core::agent::psi::{Gate, Stall};
 use plimsoll_core::agent::schedule::{Job, Schedule};
 use plimsoll_core::agent::settings::{Knob, Settings, SwapKind};
 use plimsoll_core::agent::swap::Swap;
-use plimsoll_core::agent::virtio_mem::{Step, Target};
+use plimsoll_core::agent::virtio_mem::{State, Step, Target};
 use plimsoll_core::board;
 use plimsoll_core::facts::{mem_total_kib, read_text};
 use rustix::event::PollFlags;
@@ -413,11 +413,18 @@ impl Agent {
             (None, _) => false,
         };
         let late = now >= running.deadline_us;
-        if !pressed && !late {
+        // The host waits; the loop has its next period.
+        let shrinking =
+            self.virtio_mem.as_ref().is_some_and(|it| it.shrink.state() == State::Shrinking);
+        let gives_way = shrinking && matches!(running.work, Work::Loop(_));
+        if !pressed && !late && !gives_way {
             return;
         }
         running.killed = true;
         let _ = rustix::process::pidfd_send_signal(&running.pidfd, Signal::KILL);
+        if gives_way {
+            return;
+        }
         let reason = match running.work {
             Work::Loop(Job::Compact { .. }) if pressed => Counter::CompactAbortedPressure,
             Work::Loop(Job::Compact { .. }) => Counter::CompactAbortedTime,
