@@ -22,8 +22,8 @@ use crate::file::File;
 use crate::linux::{Linux, open};
 use crate::{start, sys};
 
-/// Longest record of /dev/kmsg, in bytes: the kernel's own limit for extended
-/// console records is this (PRINTK_MESSAGE_MAX, 2 KiB since 6.4).
+/// Longest record of /dev/kmsg, in bytes: CONSOLE_EXT_LOG_MAX of 6.1; later kernels
+/// have less.
 const RECORD_BYTES_MAX: usize = 8192;
 /// Records read before others have their turn: a log of 1 MiB has about so many.
 const RECORDS_MAX: usize = 8192;
