@@ -59,9 +59,23 @@ mortal="echo 0 >/proc/self/oom_score_adj; exec load"
 for i in $(seq 10); do sh -c "$mortal anon 140 0 3600" >/tmp/anon$i & pids="$pids $!"; done
 for i in $(seq 10); do until grep -qs resident /tmp/anon$i; do sleep 0.1; done; done
 # And something that takes 100 MiB for a second, again and again.
-while :; do sh -c "$mortal eat 100 1" >/dev/null; sleep 2; done &
+while :; do sh -c "$mortal eat 100 1" >/dev/null; sleep 2; done & churn=$!
 sleep 2; say loaded
 echo "want 0"
+"#;
+
+/// QM has more than 40 % of the small machine: its limit waits for it. It has
+/// memory that can be reclaimed, too.
+const QM: &str = r#"
+kill $churn; in_use() { cat /sys/fs/cgroup/qm/memory.current; }
+cache() { awk '/^file / { print $2 }' /sys/fs/cgroup/qm/memory.stat; }
+grow qm
+dd if=/dev/zero of=/var/qm/cold bs=1M count=40 2>/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches
+sh -c "echo \$\$ >/sys/fs/cgroup/qm/app/cgroup.procs; cat /var/qm/cold >/dev/null; $mortal anon 300 0 3600" >/tmp/qm &
+qm=$!; until grep -qs resident /tmp/qm; do sleep 0.1; done; echo "cache_before $(cache)"
+echo "want 0"; until_state held; sleep 3; echo "cache_held $(cache)"
+say full; echo "full_in_use $(in_use)"; [ -d /proc/$qm ] && echo "qm lives"
+kill $qm; until_total -le $((alone + 8)); sleep 1.2; say empty
 "#;
 
 const WITH: &str = r#"
@@ -108,7 +122,7 @@ fn shrink(seen: &Seen, at: &str) -> Value {
 /// Grown and shrunk while idle; then ten processes hold most of it, and it is all
 /// wanted back: it goes as far as they allow, and the rest as they leave.
 pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
-    let seen = run(guest(on, true), WITH);
+    let seen = run(guest(on, true), &format!("{WITH}{QM}"));
     let of = |at: &str, what: &str| seen.number(&format!("{at}_{what}"));
     seen.expect("auto_online_blocks", "online_movable");
     seen.expect("unplug_online", "N");
@@ -122,7 +136,7 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     assert!(seen.number("grow_ms") < 2000 && seen.number("shrink_ms") < 3000, "{seen}");
     assert_eq!(shrink(&seen, "shrunk")["state"], "idle", "{seen}");
     // QM's limit, 40 %, was recomputed within a second.
-    for at in ["grown", "shrunk", "held", "further", "all"] {
+    for at in ["grown", "shrunk", "held", "further", "all", "empty"] {
         let text = format!("mem_total {}\npage {}", of(at, "total"), seen.get("page"));
         let then = Seen { text, errors: String::new(), serial: String::new() };
         seen.expect(&format!("{at}_max"), bytes(&then, "40%"));
@@ -144,6 +158,12 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     assert_eq!(shrink(&seen, "reversed")["left_bytes"], 0, "{seen}");
     seen.expect("all_kills", 0);
     assert_eq!(shrink(&seen, "all")["left_bytes"], 0, "{seen}");
+
+    seen.expect("qm", "lives");
+    seen.expect("empty_kills", 0);
+    let (limit, in_use) = (of("full", "max"), of("full", "in_use"));
+    assert!(limit >= in_use && limit > of("full", "total") * 1024 * 2 / 5, "{seen}");
+    assert!(seen.number("cache_held") < seen.number("cache_before") / 4, "{seen}");
 }
 
 /// What it is compared with: the same without plimsoll's part, for as long as the
