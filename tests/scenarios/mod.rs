@@ -16,6 +16,7 @@ mod systemd_life;
 mod systemd_limits;
 mod unit;
 mod var_qm;
+mod virtio_mem;
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -39,6 +40,7 @@ pub(crate) use systemd_life::*;
 pub(crate) use systemd_limits::*;
 pub(crate) use unit::*;
 pub(crate) use var_qm::*;
+pub(crate) use virtio_mem::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the
 /// kernel's own, from the auxiliary vector of a process: key 6.

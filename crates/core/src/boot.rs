@@ -7,10 +7,10 @@
 use heapless::String;
 
 use crate::apply::{self, failed, noted};
-use crate::board::{self, BOARD_BYTES_MAX, Board, Faults, OnLimitFailure};
+use crate::board::{self, BOARD_BYTES_MAX, Board, Faults, OnLimitFailure, Qm};
 use crate::facts::{Facts, cmdline_value, read_text};
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
-use crate::limit::Limit;
+use crate::limit::{Limit, Memory};
 use crate::plan::{Duty, Plan, Step, Value, plan};
 use crate::record::{Note, Outcome, Record, VERSION, cut};
 use crate::{PATH_MAX, path, var_qm};
@@ -149,9 +149,32 @@ fn copy_board<K: Kernel>(kernel: &mut K, record: &mut Record, buf: &mut [u8]) {
     }
 }
 
-/// Loads the board's modules in the order given.
+/// The kernel's policy for memory that is added (Documentation/admin-guide/mm/
+/// memory-hotplug.rst). By default Debian's kernels leave it offline, and the
+/// driver then stops at 1 GiB; what is not movable may never be given back.
+pub const ONLINE: (&str, &str) =
+    ("/sys/devices/system/memory/auto_online_blocks", "online_movable");
+/// Whether the driver takes memory back that is online, as it does by default: by
+/// force, whoever needs it.
+pub const UNPLUG_ONLINE: (&str, &str) = ("/sys/module/virtio_mem/parameters/unplug_online", "N");
+
+/// Sets one of the two above, where the kernel has it.
+fn virtio_mem<K: Kernel>(kernel: &mut K, record: &mut Record, (file, value): (&str, &str)) {
+    if kernel.read_at(file, 0, &mut [0]) == Err(Errno::NOENT) {
+        noted(kernel, record, "virtio-mem", file, Outcome::Skipped, "not there");
+    } else {
+        apply::write(kernel, record, "virtio-mem", file, format_args!("{value}"));
+    }
+}
+
+/// Loads the board's modules in the order given. What virtio-mem is to keep to is
+/// said before its driver sees a request that it could act on: at first it has
+/// nothing to give back.
 pub fn modules<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>) {
     let begin = kernel.now_us();
+    if board.virtio_mem.is_some() {
+        virtio_mem(kernel, record, ONLINE);
+    }
     let mut buf = [0; 64];
     let release: String<64> = cut(format_args!(
         "{}",
@@ -173,6 +196,9 @@ pub fn modules<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>
             }
             Err(errno) => failed(kernel, record, "module", module, errno),
         };
+    }
+    if board.virtio_mem.is_some() {
+        virtio_mem(kernel, record, UNPLUG_ONLINE);
     }
     let took = kernel.now_us().saturating_sub(begin);
     record.waited_us = record.waited_us.saturating_add(took);
@@ -271,7 +297,7 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
         return;
     }
     let agrees = apply::knob_path(board.qm.cgroup, "memory.max").is_ok_and(|file| {
-        let value = fallback_value(board, facts);
+        let value = fallback_value(&board.qm, facts.memory);
         apply::write(kernel, record, "limit", &file, format_args!("{value}"))
     });
     if agrees {
@@ -284,9 +310,9 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
 
 /// memory.max where the wanted limits can't be had: never above what was wanted.
 #[must_use]
-pub fn fallback_value(board: &Board<'_>, facts: &Facts) -> Value {
-    let bytes = |limit: Limit| limit.kernel_bytes(facts.memory).unwrap_or(u64::MAX);
-    match bytes(board.qm.fallback_max).min(bytes(board.qm.memory_max)) {
+pub fn fallback_value(qm: &Qm<'_>, memory: Memory) -> Value {
+    let bytes = |limit: Limit| limit.kernel_bytes(memory).unwrap_or(u64::MAX);
+    match bytes(qm.fallback_max).min(bytes(qm.memory_max)) {
         u64::MAX => Value::Max,
         least => Value::Number(least),
     }

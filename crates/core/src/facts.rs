@@ -44,23 +44,30 @@ impl Facts {
     /// Reads them. What can't be read is absent: no memory (then no percentage
     /// can be had), no controller.
     pub fn gather<K: Kernel>(kernel: &mut K) -> Self {
+        let memory = memory(kernel);
         let mut buf = [0; 512];
-        let page_bytes = kernel.page_size();
-        let total_kib = mem_total_kib(read_text(kernel, "/proc/meminfo", &mut buf)).unwrap_or(0);
-        let mut total_pages = total_kib.saturating_mul(1024).checked_div(page_bytes).unwrap_or(0);
-        // A root with a limit of its own is a container's: systemd takes the
-        // percentage of that (physical_memory() in limits-util.c).
-        let limit = read_text(kernel, "/sys/fs/cgroup/memory.max", &mut buf).trim_ascii();
-        if let Some(limit) = decimal(limit) {
-            total_pages = total_pages.min(limit.checked_div(page_bytes).unwrap_or(0));
-        }
         let controllers =
             Controllers::parse(read_text(kernel, "/sys/fs/cgroup/cgroup.controllers", &mut buf));
         let mut release = String::new();
         let _ = release
             .push_str(read_text(kernel, "/proc/sys/kernel/osrelease", &mut buf).trim_ascii());
-        Self { memory: Memory { total_pages, page_bytes }, controllers, release }
+        Self { memory, controllers, release }
     }
+}
+
+/// Reads what a percentage is taken of.
+pub fn memory<K: Kernel>(kernel: &mut K) -> Memory {
+    let mut buf = [0; 512];
+    let page_bytes = kernel.page_size();
+    let total_kib = mem_total_kib(read_text(kernel, "/proc/meminfo", &mut buf)).unwrap_or(0);
+    let mut total_pages = total_kib.saturating_mul(1024).checked_div(page_bytes).unwrap_or(0);
+    // A root with a limit of its own is a container's: systemd takes the
+    // percentage of that (physical_memory() in limits-util.c).
+    let limit = read_text(kernel, "/sys/fs/cgroup/memory.max", &mut buf).trim_ascii();
+    if let Some(limit) = decimal(limit) {
+        total_pages = total_pages.min(limit.checked_div(page_bytes).unwrap_or(0));
+    }
+    Memory { total_pages, page_bytes }
 }
 
 /// The beginning of a file as text, as much of it as fits and is UTF-8; empty

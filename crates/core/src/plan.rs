@@ -7,10 +7,10 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::board::{Board, CpuWeight, Side, VarQm};
-use crate::boot::MOUNTS;
+use crate::boot::{MOUNTS, ONLINE, UNPLUG_ONLINE};
 use crate::facts::{CGROUP_ROOT, Facts};
 use crate::kernel::Mount;
-use crate::limit::Limit;
+use crate::limit::{Limit, Memory};
 use crate::systemd;
 use crate::var_qm::MOUNT_POINT;
 
@@ -89,8 +89,8 @@ impl fmt::Display for Value {
 impl Value {
     /// A limit in the kernel's words.
     #[must_use]
-    pub fn of(limit: Limit, facts: &Facts) -> Self {
-        limit.kernel_bytes(facts.memory).map_or(Self::Max, Self::Number)
+    pub fn of(limit: Limit, memory: Memory) -> Self {
+        limit.kernel_bytes(memory).map_or(Self::Max, Self::Number)
     }
 }
 
@@ -155,7 +155,7 @@ fn plan_qm(to: &mut Knobs<'_, '_>, board: &Board<'_>, facts: &Facts) -> Result<(
         ("memory.swap.max", qm.swap_max, Duty::Limit),
     ];
     for (knob, limit, duty) in limits {
-        to.write(knob, Value::of(limit, facts), duty)?;
+        to.write(knob, Value::of(limit, facts.memory), duty)?;
     }
     // A slice's is always 0 to systemd.
     if qm.unit.and_then(systemd::slice_of).is_none() {
@@ -223,8 +223,15 @@ pub fn outline(board: &Board<'_>, plan: &Plan<'_>, line: &mut dyn FnMut(fmt::Arg
     for Mount { target, fstype, data, .. } in &MOUNTS {
         line(format_args!("mount {fstype} on {target}, unless mounted {data}"));
     }
+    let virtio_mem = board.virtio_mem.is_some();
+    for (file, value) in [ONLINE].iter().filter(|_| virtio_mem) {
+        line(format_args!("write {file} = {value}"));
+    }
     for module in &board.modules {
         line(format_args!("load {module}"));
+    }
+    for (file, value) in [UNPLUG_ONLINE].iter().filter(|_| virtio_mem) {
+        line(format_args!("write {file} = {value}"));
     }
     for step in plan {
         line(format_args!("{step}"));

@@ -227,6 +227,7 @@ pub fn table(answer: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Option<b
         match walk.path() {
             "boot.entries" => say_head(&head, say),
             path if path.starts_with("agent.") => say_agent(path, text, say),
+            path if path.starts_with("virtio_mem.") => say(format_args!("{path} {text}\n")),
             "boot.dropped" => dropped = text,
             path if path.starts_with("boot.entries[") => {
                 let (_, name) = split_last(path);

@@ -8,10 +8,11 @@
 use heapless::{String, Vec};
 
 use crate::apply::{knob_path, shows};
-use crate::board::Board;
+use crate::board::{Board, Qm};
 use crate::boot::fallback_value;
 use crate::facts::Facts;
 use crate::kernel::{Kernel, Level};
+use crate::limit::Memory;
 use crate::number::decimal;
 use crate::plan::{Plan, STEPS_MAX, Step, Value};
 use crate::record::cut;
@@ -27,6 +28,9 @@ const ASK_US: core::ops::RangeInclusive<u64> = 2_000_000..=64_000_000;
 const QUIET_US: u64 = 60_000_000;
 /// The question, but for the settings.
 const SET_PROPERTY: &str = "systemctl\0set-property\0--runtime\0--no-ask-password\0%\0";
+/// Part of a lowered memory.max that has to be unused: what QM may take while it
+/// is written.
+const MARGIN: u64 = 16;
 /// QM's fence.
 const FENCE: &str = "memory.max";
 
@@ -35,6 +39,10 @@ pub struct Watch<'a> {
     knobs: Vec<Knob<'a>, STEPS_MAX>,
     question: Question<'a>,
     fallback: Value,
+    /// Whether that is what QM has.
+    fell_back: bool,
+    /// What the percentages are of.
+    memory: Memory,
     mend: bool,
     /// Times a knob was found with another value than the one wanted.
     pub drifts: u32,
@@ -81,7 +89,8 @@ impl<'a> Watch<'a> {
         board: &Board<'_>,
         facts: &Facts,
     ) -> Self {
-        let fallback = fallback_value(board, facts);
+        let fallback = fallback_value(&board.qm, facts.memory);
+        let mut fell_back = false;
         let mut knobs = Vec::new();
         for step in plan {
             let Step::Write { unit, path: cgroup, knob: name, value, .. } = *step else { continue };
@@ -91,6 +100,7 @@ impl<'a> Watch<'a> {
             let wanted = if unit.is_some() || is(value) {
                 value
             } else if name == FENCE && is(fallback) {
+                fell_back = true;
                 fallback
             } else {
                 continue;
@@ -99,7 +109,54 @@ impl<'a> Watch<'a> {
             let _ = knobs.push(Knob { unit, cgroup, name, wanted, drifted: false });
         }
         let question = Question { unit: "", stage: Stage::Nothing, next_us: 0, wait_us: 0 };
-        Self { knobs, question, fallback, mend: board.mend_drift, drifts: 0, mended: 0 }
+        let (mend, memory) = (board.mend_drift, facts.memory);
+        Self { knobs, question, fallback, fell_back, memory, mend, drifts: 0, mended: 0 }
+    }
+
+    /// The machine has this memory now: QM's limits that are a part of it follow.
+    /// memory.max does not fall below what is in use, which would be a kill: the
+    /// bytes that QM has too many until then.
+    pub fn follow<K: Kernel>(&mut self, kernel: &mut K, qm: &Qm<'_>, memory: Memory) -> u64 {
+        if memory.total_pages == 0 {
+            return 0;
+        }
+        if memory != self.memory {
+            let kib = memory.total_pages.saturating_mul(memory.page_bytes) / 1024;
+            kernel.log(Level::Info, format_args!("the machine has {kib} KiB of memory now"));
+            self.memory = memory;
+            self.fallback = fallback_value(qm, memory);
+        }
+        let fence = if self.fell_back { self.fallback } else { Value::of(qm.memory_max, memory) };
+        let swap = qm.swap_named.then(|| Value::of(qm.swap_max, memory));
+        let mut too_many = 0;
+        for (name, value) in [
+            ("memory.min", Some(Value::of(qm.memory_min, memory))),
+            ("memory.low", Some(Value::of(qm.memory_low, memory))),
+            // Before memory.max: it is reclaimed at once.
+            ("memory.high", Some(Value::of(qm.memory_high, memory))),
+            (FENCE, Some(fence)),
+            ("memory.swap.max", swap),
+        ] {
+            let known = |knob: &&Knob<'_>| knob.cgroup == qm.cgroup && knob.name == name;
+            let (Some(knob), Some(value)) = (self.knobs.iter().find(known), value) else {
+                continue;
+            };
+            if knob.wanted == value {
+                continue;
+            }
+            if let (FENCE, Value::Number(bytes)) = (name, value) {
+                let used = knob_path(qm.cgroup, "memory.current")
+                    .ok()
+                    .and_then(|file| decimal(&shows(kernel, &file)));
+                let needed = used.unwrap_or(0).saturating_add(bytes / MARGIN);
+                too_many = needed.saturating_sub(bytes);
+                if too_many > 0 {
+                    continue;
+                }
+            }
+            self.want(kernel, qm.cgroup, name, value);
+        }
+        too_many
     }
 
     /// Wants another value of a knob of a cgroup from now on, if it is watched.

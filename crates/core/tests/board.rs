@@ -9,7 +9,7 @@ use plimsoll_core::agent::settings::{CGROUPS_MAX, Settings};
 use plimsoll_core::board::keys::{DOCS, KEYS};
 use plimsoll_core::board::{
     self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Guests, Identity, OnLimitFailure,
-    PartitionSize, Restart, Side, Uuid,
+    PartitionSize, Restart, Side, Uuid, VirtioMem,
 };
 use plimsoll_core::guests::{Field, GUESTS_MAX, Model};
 use plimsoll_core::limit::{Limit, Memory};
@@ -286,6 +286,9 @@ fn every_key_has_its_effect() {
         assert_eq!(ecu.command, ["/usr/bin/ecu", "--verbose", ""]);
         assert_eq!((app.name, app.side, app.oom_score_adj), ("app", Side::Qm, 900));
         assert_eq!((app.restart, app.restart_max), (Restart::No, 10));
+        let virtio_mem =
+            VirtioMem { min_available: Limit::Bytes(160 << 20), block_timeout_secs: 7 };
+        assert_eq!(board.virtio_mem, Some(virtio_mem));
         settings::is_every_key(&board.agent);
         guests(board);
     });

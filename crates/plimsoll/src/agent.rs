@@ -10,6 +10,8 @@ use plimsoll_core::agent::psi::{Gate, Stall};
 use plimsoll_core::agent::schedule::{Job, Schedule};
 use plimsoll_core::agent::settings::{Knob, Settings, SwapKind};
 use plimsoll_core::agent::swap::Swap;
+use plimsoll_core::agent::virtio_mem::{State, Step, Target};
+use plimsoll_core::board;
 use plimsoll_core::facts::{mem_total_kib, read_text};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use crate::linux::Linux;
 use crate::pressure::{Source, Triggers};
 use crate::sys::{self, Fork};
+use crate::virtio_mem::{self, VirtioMem};
 use crate::{compact, pass, swap};
 
 /// A pass may take a part of its period; one that takes this long besides, in
@@ -26,6 +29,9 @@ use crate::{compact, pass, swap};
 const MEMCG_US: u64 = 120_000_000;
 /// Making swap: 32 GiB at 10 MB/s, in microseconds.
 const SWAP_US: u64 = 3_600_000_000;
+/// QM's memory is reclaimed for so long at most, and no more often, in
+/// microseconds: 10 s.
+const SQUEEZE_US: u64 = 10_000_000;
 /// How often the pressure is looked at while a compaction runs, in
 /// microseconds: it is to be over within 100 ms of the limit. A trigger may
 /// wake the worker sooner.
@@ -47,6 +53,11 @@ pub(crate) struct Agent {
     /// The machine's pressure at the last look at fragmentation.
     stall: Option<Stall>,
     swap: Swap,
+    pub(crate) virtio_mem: Option<VirtioMem>,
+    /// What QM has above a limit that can't fall before it has less.
+    pub(crate) squeeze_bytes: u64,
+    /// When that may be tried again.
+    squeeze_us: u64,
     running: Option<Running>,
 }
 
@@ -75,6 +86,10 @@ enum Work {
     Loop(Job),
     /// So many bytes of swap.
     Swap(u64),
+    /// Reclaim so many bytes of QM.
+    Reclaim(u64),
+    /// A memory block for the host.
+    Offline(Target),
 }
 
 /// What a child tells.
@@ -85,6 +100,8 @@ pub(crate) struct Report {
     pub(crate) way: u64,
     /// The look after a compaction that came to its end.
     pub(crate) after: Option<Look>,
+    /// The memory block that is to go.
+    pub(crate) block: Option<u64>,
 }
 
 impl Report {
@@ -92,7 +109,7 @@ impl Report {
     pub(crate) fn send(&mut self) {
         let mut bytes = [0; REPORT_BYTES];
         let extra = match self.after {
-            None => [self.way, 0, 0, 0, 0],
+            None => [self.way, self.block.map_or(0, |block| 1 + block), 0, 0, 0],
             Some(look) => {
                 let movable = look.small_movable_pages.unwrap_or(u64::MAX);
                 [self.way, 1 + look.order, look.free_pages, look.small_pages, movable]
@@ -117,7 +134,7 @@ fn look_of(extra: [u64; EXTRA]) -> Option<Look> {
 }
 
 impl Agent {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, virtio_mem: Option<board::VirtioMem>) -> Self {
         Self {
             settings,
             counters: Counters::default(),
@@ -126,6 +143,9 @@ impl Agent {
             history: History::default(),
             stall: Source::Machine.stall(),
             swap: Swap::default(),
+            virtio_mem: virtio_mem.map(VirtioMem::new),
+            squeeze_bytes: 0,
+            squeeze_us: 0,
             running: None,
         }
     }
@@ -133,6 +153,9 @@ impl Agent {
     /// Another process goes on with this one's memory: the child was not its.
     pub(crate) fn forget_child(&mut self) {
         self.running = None;
+        if let Some(virtio_mem) = &mut self.virtio_mem {
+            virtio_mem.forget();
+        }
     }
 
     /// Takes other settings; they count at once.
@@ -165,13 +188,18 @@ impl Agent {
                 } else {
                     u64::MAX
                 };
-                self.schedule.deadline_us(&self.settings).min(swap)
+                let virtio_mem = self.virtio_mem.as_ref();
+                let shrink = virtio_mem.map_or(u64::MAX, |it| it.shrink.deadline_us());
+                self.schedule.deadline_us(&self.settings).min(swap).min(shrink)
             }
         }
     }
 
     /// What wakes the worker before that.
     pub(crate) fn sources<'a>(&'a self, add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags)) {
+        if let Some(kmsg) = self.virtio_mem.as_ref().and_then(VirtioMem::source) {
+            add(kmsg.as_fd(), PollFlags::IN);
+        }
         let Some(running) = &self.running else { return };
         add(running.pidfd.as_fd(), PollFlags::IN);
         if !running.silent {
@@ -186,6 +214,9 @@ impl Agent {
 
     /// Minds the child, or starts the next one. Whether swap was made.
     pub(crate) fn tick(&mut self, qm_cgroup: &str) -> bool {
+        if let Some(virtio_mem) = &mut self.virtio_mem {
+            virtio_mem.hear();
+        }
         let now = sys::now_us();
         if let Some(mut running) = self.running.take() {
             self.read_reports(&mut running);
@@ -204,6 +235,15 @@ impl Agent {
     }
 
     fn next(&mut self, now: u64) -> Option<Work> {
+        match self.virtio_mem.as_mut().map_or(Step::Wait, |it| it.next(now)) {
+            Step::Wait => {}
+            Step::Reclaim(bytes) => return Some(Work::Reclaim(bytes)),
+            Step::Offline(target) => return Some(Work::Offline(target)),
+        }
+        if self.squeeze_bytes > 0 && now >= self.squeeze_us {
+            self.squeeze_us = now.saturating_add(SQUEEZE_US);
+            return Some(Work::Reclaim(self.squeeze_bytes));
+        }
         if let Some(job) = self.schedule.next(&self.settings, now) {
             return Some(Work::Loop(job));
         }
@@ -240,6 +280,8 @@ impl Agent {
                 (self.settings.get(Knob::CompactSecMax).saturating_mul(1_000_000), guard)
             }
             Work::Swap(_) => (SWAP_US, None),
+            Work::Reclaim(_) => (SQUEEZE_US, None),
+            Work::Offline(_) => (self.virtio_mem.as_ref().map_or(0, VirtioMem::timeout_us), None),
         };
         match self.spawn(work, qm_cgroup) {
             Ok((pid, pidfd, pipe)) => {
@@ -260,8 +302,12 @@ impl Agent {
             Err(error) => {
                 self.counters.add(Counter::ErrorJob, 1);
                 error!("agent: no child (error {})", i64::from(error.raw_os_error()));
-                if let Work::Swap(_) = work {
-                    self.swap.made(now, false);
+                match work {
+                    Work::Swap(_) => self.swap.made(now, false),
+                    Work::Offline(_) => {
+                        self.virtio_mem.iter_mut().for_each(|it| it.shrink.not_begun(now));
+                    }
+                    Work::Loop(_) | Work::Reclaim(_) => {}
                 }
             }
         }
@@ -275,7 +321,8 @@ impl Agent {
                 // Nobody would watch it any more.
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 let counters = Counters::default();
-                let mut report = Report { pipe: write, counters, way: self.way, after: None };
+                let (way, after, block) = (self.way, None, None);
+                let mut report = Report { pipe: write, counters, way, after, block };
                 self.work(work, qm_cgroup, &mut report);
                 report.send();
                 sys::exit(0)
@@ -302,6 +349,8 @@ impl Agent {
             Work::Loop(Job::Compact { forced }) => {
                 compact::run(&Conditions::of(settings), &self.history, forced, report);
             }
+            Work::Reclaim(bytes) => virtio_mem::reclaim(qm_cgroup, bytes),
+            Work::Offline(target) => virtio_mem::offline(target, report),
             Work::Swap(bytes) => {
                 let made = match settings.swap_kind() {
                     SwapKind::File => swap::file(bytes, settings.swap_path()),
@@ -330,7 +379,7 @@ impl Agent {
             }
             let Some((frame, extra)) = bytes.split_first_chunk::<FRAME_BYTES>() else { return };
             let counters = Counters::from_frame(frame);
-            let gains = [Counter::MemcgEvictedPages, Counter::SwapMadeBytes];
+            let gains = [Counter::MemcgEvictedPages, Counter::SwapMadeBytes, Counter::BlocksGiven];
             running.gained |= gains.iter().any(|gain| counters.get(*gain) > 0);
             self.counters.merge(&counters);
             for (word, bytes) in running.last.iter_mut().zip(extra.chunks_exact(8)) {
@@ -364,14 +413,22 @@ impl Agent {
             (None, _) => false,
         };
         let late = now >= running.deadline_us;
-        if !pressed && !late {
+        // The host waits; the loop has its next period.
+        let shrinking =
+            self.virtio_mem.as_ref().is_some_and(|it| it.shrink.state() == State::Shrinking);
+        let gives_way = shrinking && matches!(running.work, Work::Loop(_));
+        if !pressed && !late && !gives_way {
             return;
         }
         running.killed = true;
         let _ = rustix::process::pidfd_send_signal(&running.pidfd, Signal::KILL);
+        if gives_way {
+            return;
+        }
         let reason = match running.work {
             Work::Loop(Job::Compact { .. }) if pressed => Counter::CompactAbortedPressure,
             Work::Loop(Job::Compact { .. }) => Counter::CompactAbortedTime,
+            Work::Offline(_) => Counter::BlocksRefused,
             _ => Counter::ErrorJob,
         };
         self.counters.add(reason, 1);
@@ -397,6 +454,14 @@ impl Agent {
             Work::Swap(_) => {
                 self.swap.made(now, running.gained);
                 running.gained
+            }
+            Work::Reclaim(_) => false,
+            Work::Offline(target) => {
+                let [_, block, ..] = running.last;
+                if let Some(virtio_mem) = &mut self.virtio_mem {
+                    virtio_mem.ended(target, block.checked_sub(1), running.gained);
+                }
+                false
             }
         }
     }

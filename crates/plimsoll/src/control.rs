@@ -181,7 +181,11 @@ impl Worker<'_> {
             }
         }
         let settings = Json(&agent.settings);
-        write!(tail, r#"","settings":{settings},"counters":{}}}}}"#, Json(shown))?;
+        write!(tail, r#"","settings":{settings},"counters":{}}}"#, Json(shown))?;
+        if let Some(virtio_mem) = &agent.virtio_mem {
+            write!(tail, r#","virtio_mem":{}"#, Json(&virtio_mem.shrink))?;
+        }
+        tail.write_str("}")?;
         Ok(len + tail.written())
     }
 

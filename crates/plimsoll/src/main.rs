@@ -33,6 +33,7 @@ mod swap;
 mod switch;
 mod sys;
 mod units;
+mod virtio_mem;
 mod walk;
 
 use core::panic::{Location, PanicInfo};

@@ -9,7 +9,7 @@ use plimsoll_core::agent::swap::qm_swap_max;
 use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, Qm};
 use plimsoll_core::boot::BOARD_COPY_PATH;
-use plimsoll_core::facts::{CGROUP_ROOT, Facts};
+use plimsoll_core::facts::{self, CGROUP_ROOT, Facts};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
 use plimsoll_core::plan::{self, SUPERVISOR_CGROUP, Value};
@@ -141,7 +141,7 @@ fn prepare(listener: Option<OwnedFd>) -> Option<Worker<'static>> {
     let watch = Watch::new(kernel, &plan, &board, &facts);
     let units = Units::new();
     let hosts = Hosts::new(board.guests, facts.memory);
-    let agent = Agent::new(board.agent);
+    let agent = Agent::new(board.agent, board.virtio_mem);
     Some(Worker { watch, units, hosts, agent, listener, answer, qm: board.qm })
 }
 
@@ -202,9 +202,9 @@ enum Source {
 }
 
 /// The most sources at once: the clients, the listener, the peer; the agent's
-/// child, its pipe and two triggers; systemctl and the units' cgroups; the
-/// guests' child.
-const SOURCES_MAX: usize = CLIENTS_MAX + 9;
+/// child, its pipe and two triggers; the kernel's log; systemctl and the units'
+/// cgroups; the guests' child.
+const SOURCES_MAX: usize = CLIENTS_MAX + 10;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
@@ -223,6 +223,8 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
             if worker.qm.unit.is_some() {
                 worker.units.listen(worker.qm.cgroup);
             }
+            let memory = facts::memory(&mut Linux);
+            worker.agent.squeeze_bytes = worker.watch.follow(&mut Linux, &worker.qm, memory);
             worker.watch.look(&mut Linux);
             worker.hosts.hosting.look(&mut Linux);
             next_look = now.saturating_add(PERIOD_US);
@@ -311,7 +313,7 @@ impl Worker<'_> {
         let Ok(present) = swap::present() else { return };
         let named = self.qm.swap_named.then_some(self.qm.swap_max);
         let limit = qm_swap_max(named, present);
-        let value = Value::of(limit, &Facts::gather(&mut Linux));
+        let value = Value::of(limit, facts::memory(&mut Linux));
         self.watch.want(&mut Linux, self.qm.cgroup, "memory.swap.max", value);
     }
 }

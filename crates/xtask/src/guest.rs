@@ -5,6 +5,7 @@
 
 mod host;
 mod media;
+mod virtio_mem;
 mod wait;
 
 use std::collections::BTreeMap;

@@ -77,10 +77,14 @@ pub enum Counter {
     SwapMadeBytes,
     /// Swap areas that could not be made.
     SwapFailed,
+    /// Memory blocks given back to the host.
+    BlocksGiven,
+    /// Memory blocks that the kernel did not let go, in time or at all.
+    BlocksRefused,
 }
 
 /// How many are counted.
-pub const COUNTERS: usize = Counter::SwapFailed as usize + 1;
+pub const COUNTERS: usize = Counter::BlocksRefused as usize + 1;
 /// All of them as they go through a pipe, in bytes; below PIPE_BUF, so that
 /// they arrive as one.
 pub const FRAME_BYTES: usize = COUNTERS * 8;
@@ -257,6 +261,12 @@ static FAMILIES: &[Family] = &[
         help: "Swap areas that could not be made.",
         label: "",
         parts: &[("", Counter::SwapFailed)],
+    },
+    Family {
+        name: "virtio_mem_blocks",
+        help: "Memory blocks to be given back to the host, by what came of it.",
+        label: "result",
+        parts: &[("given", Counter::BlocksGiven), ("refused", Counter::BlocksRefused)],
     },
 ];
 

@@ -12,3 +12,4 @@ pub mod psi;
 pub mod schedule;
 pub mod settings;
 pub mod swap;
+pub mod virtio_mem;

@@ -8,7 +8,7 @@ use super::faults::{Faults, KEY_PATH_MAX};
 use super::raw::{Raw, Values};
 use super::{
     Board, CpuWeight, HIGH, Host, Identity, NOT_ABOVE_MAX, OnLimitFailure, PartitionSize, Qm,
-    VarQm, compare, guests, json, keys, payloads, text,
+    VarQm, VirtioMem, compare, guests, json, keys, payloads, text,
 };
 use crate::agent::settings::Origin;
 use crate::limit::Limit;
@@ -40,6 +40,7 @@ pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], fa
     }
     set(&mut board.init_oom_score_adj, values.number("handoff.oom_score_adj"));
     set(&mut board.mend_drift, values.flag("mend_drift"));
+    board.virtio_mem = virtio_mem(values);
     board.agent.update(text, Origin::Board, faults);
     guests::read(board, text, faults);
     let host_score = board.host.oom_score_adj.unwrap_or(0);
@@ -81,6 +82,15 @@ fn qm<'a>(qm: &mut Qm<'a>, values: Values<'_, 'a>, text: &[u8], faults: &mut Fau
     if values.text("qm.on_limit_failure") == Some("hold") {
         qm.on_limit_failure = OnLimitFailure::Hold;
     }
+}
+
+fn virtio_mem(values: Values<'_, '_>) -> Option<VirtioMem> {
+    let mut virtio_mem = VirtioMem::default();
+    let min_available = values.text("virtio_mem.min_available").and_then(text::limit);
+    set(&mut virtio_mem.min_available, min_available);
+    let secs = values.number("virtio_mem.block_timeout_secs");
+    set(&mut virtio_mem.block_timeout_secs, secs.map(|secs| u32::from(secs.unsigned_abs())));
+    (values.flag("virtio_mem.enable") == Some(true)).then_some(virtio_mem)
 }
 
 fn host<'a>(host: &mut Host<'a>, values: Values<'_, 'a>) {

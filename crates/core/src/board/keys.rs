@@ -360,6 +360,14 @@ keys! {
         "As `guests.percent`, for this guest.";
     "guests.list[].margin", Kind::Guest(Field::Margin), Field::Margin.allowed(), "bytes", "(that of `guests`)",
         "As `guests.margin`, for this guest with model `measured`; `pool` has one for all.";
+    "virtio_mem", Kind::Object, "an object", "", "(all defaults)",
+        "Memory of a virtual machine that its host adds and takes back (virtio-mem).";
+    "virtio_mem.enable", Kind::Boolean, "true or false", "", "false",
+        "Whether plimsoll minds it: what is added is online at once and movable, and what is taken back goes block by block, as far as the processes leave room. Else the kernel's defaults hold.";
+    "virtio_mem.min_available", FALLBACK, FALLBACK_RANGE, "% of the MemTotal that stays, or bytes", "\"10%\"",
+        "A block is given back only where so much stays available (MemAvailable) without it.";
+    "virtio_mem.block_timeout_secs", Kind::Integer(1, 600), "1 to 600", "seconds", "30",
+        "A block that is not offline after this time stays; the next one is tried.";
     "agent", Kind::Object, "an object", "", "(all defaults)",
         "The memory agent, with the names, units and defaults that Kata documents for its mem-agent. Every value can be changed on the running board (`plimsoll set`) and then counts at once.";
     "agent.memcg", Kind::Object, "an object", "", "(all defaults)",

@@ -58,6 +58,8 @@ pub struct Board<'a> {
     pub mend_drift: bool,
     /// Size of the disk image, in bytes.
     pub image_bytes: u64,
+    /// Memory that the host adds and takes back; `None`: not minded.
+    pub virtio_mem: Option<VirtioMem>,
     /// The memory agent's settings.
     pub agent: Settings,
     /// The virtual machines it hosts.
@@ -90,6 +92,15 @@ pub struct Guest<'a> {
     pub model: Model,
     /// Out of what.
     pub values: Values,
+}
+
+/// How memory is given back to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioMem {
+    /// What stays available, of the memory that stays.
+    pub min_available: Limit,
+    /// How long one block may take, in seconds, 1..=600.
+    pub block_timeout_secs: u32,
 }
 
 /// What QM's cgroup gets.
@@ -265,6 +276,7 @@ impl Default for Board<'_> {
             payloads: Vec::new(),
             mend_drift: true,
             image_bytes: IMAGE_BYTES,
+            virtio_mem: None,
             agent: Settings::default(),
             guests: Guests::default(),
         }
@@ -300,6 +312,14 @@ impl Default for Qm<'_> {
             fallback_max: Limit::Permyriad(FALLBACK_PERMYRIAD),
             on_limit_failure: OnLimitFailure::Fallback,
         }
+    }
+}
+
+impl Default for VirtioMem {
+    fn default() -> Self {
+        // A tenth keeps the kernel clear of its watermarks while pages move. A block
+        // of 2 GiB, the largest there is, takes seconds; one that is pinned, for ever.
+        Self { min_available: Limit::Permyriad(1_000), block_timeout_secs: 30 }
     }
 }
 

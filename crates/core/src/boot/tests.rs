@@ -250,3 +250,29 @@ fn a_missing_partition_is_waited_for_and_then_holds_qm() {
     assert!((1_000_000..1_200_000).contains(&(boot.kernel.clock_us - before)));
     assert!(boot.record.waited_us >= 1_000_000);
 }
+
+#[test]
+fn virtio_mem_is_told_before_its_driver_comes() {
+    let board = BOARD.replace(r#""name""#, r#""virtio_mem": {"enable": true}, "name""#);
+    let mut kernel = machine(&board);
+    kernel.set(ONLINE.0, "offline\n");
+    kernel.set(UNPLUG_ONLINE.0, "Y\n");
+    let boot = boot(kernel);
+    let steps: Vec<_> = boot.record.entries.iter().map(|entry| &*entry.target).collect();
+    let at = |target: &str| steps.iter().position(|step| *step == target).unwrap();
+    assert!(at(ONLINE.0) < at("virtio") && at("virtio_blk") < at(UNPLUG_ONLINE.0), "{steps:?}");
+    assert_eq!(boot.kernel.text(ONLINE.0), "online_movable\n");
+    assert_eq!(boot.kernel.text(UNPLUG_ONLINE.0), "N\n");
+}
+
+#[test]
+fn without_virtio_mem_nothing_is_told() {
+    let board = BOARD.replace(r#""name""#, r#""virtio_mem": {"enable": true}, "name""#);
+    let told = |board: &str| {
+        let record = boot(machine(board)).record;
+        let is = |entry: &&crate::record::Entry| entry.step == "virtio-mem";
+        record.entries.iter().filter(is).map(|entry| entry.outcome).collect::<Vec<_>>()
+    };
+    assert_eq!(told(BOARD), []);
+    assert_eq!(told(&board), [Outcome::Skipped; 2]);
+}

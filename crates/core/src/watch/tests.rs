@@ -251,3 +251,67 @@ fn a_worker_that_takes_over_asks_anew() {
     assert_eq!(scene.shows("memory.high"), "720535552", "mended directly meanwhile");
     assert!(scene.ask().is_some());
 }
+
+/// QM's limits on a machine of so many MiB, in MiB: 40 % and 35 %.
+fn follow(scene: &mut Scene, mib: u64) -> u64 {
+    let text = BOARD.as_bytes().to_vec().leak();
+    let board = board::read(text, board::decode_core, &mut Faults::default());
+    let memory = Memory { total_pages: mib << 8, page_bytes: 4096 };
+    scene.watch.follow(&mut scene.kernel, &board.qm, memory)
+}
+
+/// QM's limits are plimsoll's own to write.
+fn without_systemd(max: &str) -> Scene {
+    let mut scene = Scene::new(BOARD);
+    scene.start_qm();
+    scene.write("qm.service/memory.max", max);
+    let text = BOARD.replace(r#""unit": "qm.service", "#, "").into_bytes().leak();
+    let board = board::read(text, board::decode_core, &mut Faults::default());
+    let facts = Facts::gather(&mut scene.kernel);
+    let plan = plan(&board, &facts).unwrap();
+    scene.watch = Watch::new(&mut scene.kernel, &plan, &board, &facts);
+    scene
+}
+
+#[test]
+fn a_percentage_follows_the_machines_memory() {
+    let mut scene = Scene::new(BOARD);
+    scene.start_qm();
+    scene.kernel.set("/sys/fs/cgroup/qm.service/memory.current", "1048576");
+    assert_eq!(follow(&mut scene, 1000), 0);
+    scene.look();
+    let asked = scene.ask().unwrap();
+    for setting in ["MemoryMax=419430400", "MemoryHigh=367001600"] {
+        assert!(asked.contains(&setting.to_string()), "{asked:?}");
+    }
+    assert_eq!(scene.watch.drifts, 0);
+    // The same memory again is nothing new.
+    let lines = scene.kernel.log.len();
+    assert_eq!((follow(&mut scene, 1000), scene.kernel.log.len()), (0, lines));
+    // Unreadable: what was wanted stays.
+    assert_eq!((follow(&mut scene, 0), scene.kernel.log.len()), (0, lines));
+}
+
+#[test]
+fn a_fence_does_not_fall_below_what_is_in_use() {
+    let mut scene = without_systemd(MAX);
+    // 400 MiB with a sixteenth to spare: 396 MiB are 21 too many.
+    scene.kernel.set("/sys/fs/cgroup/qm.service/memory.current", (396_u64 << 20).to_string());
+    assert_eq!(follow(&mut scene, 1000), 21 << 20);
+    assert_eq!((&*scene.shows("memory.high"), &*scene.shows("memory.max")), ("367001600", MAX));
+    scene.look();
+    assert_eq!(scene.watch.drifts, 0, "it is as wanted meanwhile");
+    scene.kernel.set("/sys/fs/cgroup/qm.service/memory.current", (375_u64 << 20).to_string());
+    assert_eq!(follow(&mut scene, 1000), 0);
+    assert_eq!(scene.shows("memory.max"), "419430400");
+    // Up at once, whatever is in use.
+    assert_eq!(follow(&mut scene, 2000), 0);
+    assert_eq!(scene.shows("memory.max"), "838860800");
+}
+
+#[test]
+fn a_fallback_follows_as_a_fallback() {
+    let mut scene = without_systemd(FALLBACK);
+    assert_eq!(follow(&mut scene, 1000), 0);
+    assert_eq!(scene.shows("memory.max"), "262144000");
+}

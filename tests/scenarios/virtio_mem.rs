@@ -1,0 +1,176 @@
+//! virtio-mem: the host takes memory back, and nobody is killed for it.
+//!
+//! In virtual time, since that of the machine says nothing here: what takes long
+//! is the emulator, page by page.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use xtask::guest::Guest;
+
+use crate::{On, Seen, bytes, set};
+
+const MIB: u64 = 1 << 20;
+/// What the device has when all is there, in KiB.
+const PLUGGED_KIB: u64 = 1536 << 10;
+/// `virtio_mem.min_available`, in KiB: what comes and goes takes 100 MiB.
+const MIN_AVAILABLE_KIB: u64 = 160 << 10;
+/// What is read at different moments may differ by so much, in KiB: pages that the
+/// kernel keeps for each CPU and each device.
+const SLACK_KIB: u64 = 16 << 10;
+
+/// Idle; then with ten processes that hold most of it; wanted back each time.
+const SCRIPT: &str = r#"
+of() { awk "/^$1[: ]/ { print \$2 }" $2; }
+total() { of MemTotal /proc/meminfo; }
+ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
+shrink() { plimsoll status --json | sed -n 's/.*"virtio_mem":\({[^}]*}\).*/\1/p'; }
+max() { cat /sys/fs/cgroup/qm/memory.max; }
+say() {
+    echo "$1_total $(total)"; echo "$1_available $(of MemAvailable /proc/meminfo)"
+    echo "$1_kills $(of oom_kill /proc/vmstat)"; echo "$1_max $(max)"; echo "$1_shrink $(shrink)"
+}
+alive() { n=0; for pid in $pids; do [ -d /proc/$pid ] && n=$((n + 1)); done; echo "$1_alive $n"; }
+# Until MemTotal is above or below a number of KiB, or the state begins with a
+# word; for at most 100 s.
+until_total() { for i in $(seq 1000); do [ $(total) $1 $2 ] && return; sleep 0.1; done; echo "late $*" >&2; }
+until_state() {
+    for i in $(seq 500); do
+        case "$(shrink)" in '{"state":"'$1*) return;; esac
+        sleep 0.2
+    done
+    echo "late $*" >&2
+}
+grow() { begin=$(ms); echo "want 1536"; until_total -ge $((alone + 1536 * 1024 - 8)); echo "$1_ms $(($(ms) - begin))"; }
+
+for file in /sys/devices/system/memory/auto_online_blocks /sys/module/virtio_mem/parameters/unplug_online; do
+    echo "${file##*/} $(cat $file)"
+done
+echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
+alone=$(total); echo "alone $alone"
+grow grow; sleep 1.2; say grown
+# A part of a block: what is left of it is online again.
+echo "want 1500"; sleep 0.5; until_state idle; echo "part_total $(total)"; echo "part_shrink $(shrink)"
+begin=$(ms); echo "want 0"; until_total -le $((alone + 8)); echo "shrink_ms $(($(ms) - begin))"
+sleep 1.2; say shrunk
+grow again
+# What the OOM killer may end: with the score that a process has by default.
+mortal="echo 0 >/proc/self/oom_score_adj; exec load"
+for i in $(seq 10); do sh -c "$mortal anon 140 0 3600" >/tmp/anon$i & pids="$pids $!"; done
+for i in $(seq 10); do until grep -qs resident /tmp/anon$i; do sleep 0.1; done; done
+# And something that takes 100 MiB for a second, again and again.
+while :; do sh -c "$mortal eat 100 1" >/dev/null; sleep 2; done & churn=$!
+sleep 2; say loaded
+echo "want 0"
+"#;
+
+/// QM has more than 40 % of the small machine: its limit waits for it. It has
+/// memory that can be reclaimed, too.
+const QM: &str = r#"
+kill $churn; in_use() { cat /sys/fs/cgroup/qm/memory.current; }
+cache() { awk '/^file / { print $2 }' /sys/fs/cgroup/qm/memory.stat; }
+grow qm
+dd if=/dev/zero of=/var/qm/cold bs=1M count=40 2>/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches
+sh -c "echo \$\$ >/sys/fs/cgroup/qm/app/cgroup.procs; cat /var/qm/cold >/dev/null; $mortal anon 300 0 3600" >/tmp/qm &
+qm=$!; until grep -qs resident /tmp/qm; do sleep 0.1; done; echo "cache_before $(cache)"
+echo "want 0"; until_state held; sleep 3; echo "cache_held $(cache)"
+say full; echo "full_in_use $(in_use)"; [ -d /proc/$qm ] && echo "qm lives"
+kill $qm; until_total -le $((alone + 8)); sleep 1.2; say empty
+"#;
+
+const WITH: &str = r#"
+until_state held; sleep 4; say held; alive held
+set -- $pids; kill $1 $2 $3 $4 $5
+until_state shrinking; until_state held; sleep 4; say further; alive further
+plimsoll status | grep '^virtio_mem'
+# The worker is killed; then the host wants nothing back any more.
+kill -9 $(plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/'); sleep 3; say revived
+grow reversed; until_state idle; say reversed; echo "want 0"
+kill $6 $7 $8 $9 ${10}
+until_total -le $((alone + 8)); sleep 1.2; say all
+"#;
+
+/// Looks every 10 s; the driver itself tries again after 50, 100 and 200 s.
+const ALONE: &str = r#"
+for i in $(seq 36); do sleep 10; echo "total $(total) kills $(of oom_kill /proc/vmstat)"; done
+say end; alive end
+"#;
+
+fn guest(on: On, enable: bool) -> Guest {
+    let mut board = on.board_file();
+    set(&mut board, &["virtio_mem"], json!({ "enable": enable, "min_available": "160M" }));
+    on.waiting_guest()
+        .virtio_mem("512M", "1536M")
+        .board_json(&board)
+        .timeout(Duration::from_secs(400))
+}
+
+fn run(guest: Guest, script: &str) -> Seen {
+    let outcome = guest.run_with(&format!("{SCRIPT}{script}"), |line, host| {
+        match line.strip_prefix("want ") {
+            Some(mib) => host.request_memory(mib.parse::<u64>()? * MIB),
+            None => Ok(()),
+        }
+    });
+    Seen::new(&outcome.unwrap())
+}
+
+fn shrink(seen: &Seen, at: &str) -> Value {
+    serde_json::from_str(seen.get(&format!("{at}_shrink"))).unwrap()
+}
+
+/// Grown and shrunk while idle; then ten processes hold most of it, and it is all
+/// wanted back: it goes as far as they allow, and the rest as they leave.
+pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
+    let seen = run(guest(on, true), &format!("{WITH}{QM}"));
+    let of = |at: &str, what: &str| seen.number(&format!("{at}_{what}"));
+    seen.expect("auto_online_blocks", "online_movable");
+    seen.expect("unplug_online", "N");
+    assert!(!seen.errors.contains("late"), "{seen}");
+
+    let alone = seen.number("alone");
+    assert_eq!(of("grown", "total"), alone + PLUGGED_KIB, "{seen}");
+    assert_eq!(of("part", "total"), alone + (1500 << 10), "{seen}");
+    assert!(of("shrunk", "total") <= alone + 8, "{seen}");
+    // 0.5 and 0.6 s; the driver alone needs 7 s for what is idle.
+    assert!(seen.number("grow_ms") < 2000 && seen.number("shrink_ms") < 3000, "{seen}");
+    assert_eq!(shrink(&seen, "shrunk")["state"], "idle", "{seen}");
+    // QM's limit, 40 %, was recomputed within a second.
+    for at in ["grown", "shrunk", "held", "further", "all", "empty"] {
+        let text = format!("mem_total {}\npage {}", of(at, "total"), seen.get("page"));
+        let then = Seen { text, errors: String::new(), serial: String::new() };
+        seen.expect(&format!("{at}_max"), bytes(&then, "40%"));
+    }
+
+    for at in ["held", "further"] {
+        assert!(of(at, "available") + SLACK_KIB >= MIN_AVAILABLE_KIB - (100 << 10), "{seen}");
+        let shrink = shrink(&seen, at);
+        assert!(shrink["left_bytes"].as_u64() > Some(0), "{at}: {shrink}\n{seen}");
+        assert!(shrink["bytes_per_sec"].as_u64() > Some(0), "{at}: {shrink}\n{seen}");
+        let left = shrink["left_bytes"].as_u64().unwrap() >> 10;
+        assert_eq!(of(at, "total"), alone + left, "{at}: {shrink}\n{seen}");
+    }
+    seen.expect("held_alive", 10);
+    seen.expect("further_alive", 5);
+    assert!(of("held", "total") < of("loaded", "total"), "{seen}");
+    assert!(of("further", "total") + (512 << 10) <= of("held", "total"), "{seen}");
+    assert_eq!(of("reversed", "total"), alone + PLUGGED_KIB, "{seen}");
+    assert_eq!(shrink(&seen, "reversed")["left_bytes"], 0, "{seen}");
+    seen.expect("all_kills", 0);
+    assert_eq!(shrink(&seen, "all")["left_bytes"], 0, "{seen}");
+
+    seen.expect("qm", "lives");
+    seen.expect("empty_kills", 0);
+    let (limit, in_use) = (of("full", "max"), of("full", "in_use"));
+    assert!(limit >= in_use && limit > of("full", "total") * 1024 * 2 / 5, "{seen}");
+    assert!(seen.number("cache_held") < seen.number("cache_before") / 4, "{seen}");
+}
+
+/// What it is compared with: the same without plimsoll's part, for as long as the
+/// driver tries. It kills.
+pub(crate) fn the_driver_alone_kills(on: On) {
+    let guest = guest(on, false).kernel_arg("memhp_default_state=online_movable");
+    let seen = run(guest, ALONE);
+    assert!(seen.number("end_kills") > 5, "{seen}");
+    println!("{seen}");
+}
