@@ -40,6 +40,10 @@ export *args:
 boot-time *args:
     cargo xtask boot-time {{args}}
 
+# measure how late a host's process wakes up beside QM, with systemd
+latency *args:
+    cargo xtask latency {{args}}
+
 # measure the budgets
 size *args:
     cargo xtask size {{args}}

@@ -98,6 +98,15 @@ on_boards! {
     aarch64_trixie: "qemu-aarch64", Trixie;
 }
 
+/// Several boots in each.
+mod reboots {
+    on_boards! {
+        [var_qm_gone_at_the_fifth_boot],
+        x86_64_trixie: "qemu-x86_64", Trixie;
+        aarch64_trixie: "qemu-aarch64", Trixie;
+    }
+}
+
 /// Newer kernels have changed what lies below the initramfs.
 mod newest {
     on_boards! {

@@ -1,14 +1,18 @@
 //! Freedom from interference: what containers/qm's public tests ask of QM, each
 //! with something to compare with, so that none holds where nothing was tried.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::QM_STATE;
+use super::{QM_STATE, ffi_limits};
 use crate::{On, Seen, set};
 
 /// From the end of QM's first process until QM's systemd has started all again, in
 /// seconds of the guest. An emulated QM takes about 20 on a quiet machine.
 const QM_BACK_SECS: u64 = 90;
+/// Much is tried in one boot: two to three minutes on a quiet machine.
+const TIMEOUT: Duration = Duration::from_secs(600);
 /// What the host's eater holds of the memory.
 const HOST_EATER_PERCENT: u64 = 20;
 /// Where the guest has the scripts of QM and of the container in it.
@@ -77,6 +81,9 @@ qm=/sys/fs/cgroup/qm.service
 qm_pid() { podman inspect --format '{{.State.Pid}}' qm; }
 secs() { cut -d. -f1 /proc/uptime; }
 at() { echo "at_$1 $(secs)"; }
+count() { awk "/^$1 / { print \$2 }" $qm/memory.events; }
+total=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+echo "total_mib $total"
 # The limit of queues' bytes is one of a user, whatever the name space.
 prlimit --pid $$ --msgqueue=unlimited
 values() { for name in $sysctls; do echo $name=$(cat /proc/sys/$name); done | tr '\n' ' '; }
@@ -118,15 +125,18 @@ in-qm podman exec nested rm /tmp/fill
 sync
 echo "disk_free_again $(stat -f -c %a /var/qm)"
 nested after_disk
+"#;
 
+/// QM takes more memory than it gets; the last that is tried, since it ends QM.
+const TOO_LITTLE_MEMORY: &str = r#"
 at memory
-total=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
-echo "total_mib $total"
+# Below its limit by a high one, QM would be slowed down for minutes before
+# anything is killed.
+echo max >$qm/memory.high
 systemd-run --quiet --unit host-eater load eat $((total * eater_percent / 100))
 until [ "$(journalctl -u host-eater -o cat | grep -c resident)" = 1 ]; do sleep 0.5; done
 eater=$(systemctl show host-eater --property MainPID --value)
 pid=$(qm_pid)
-count() { awk "/^$1 / { print \$2 }" $qm/memory.events; }
 echo "qm_kills_before $(($(count oom_kill)))"
 at eat
 in-qm /var/load eat $((total * 90 / 100)) >/tmp/eaten 2>&1 &
@@ -163,15 +173,17 @@ at end
 pub(crate) fn freedom_from_interference(on: On) {
     let in_qm = super::program(&format!("{TRY}{IN_QM}"));
     let in_nested = super::program(&format!("{TRY}{IN_NESTED}"));
-    // Below its limit by a high one, QM would be slowed down for minutes before
-    // anything is killed.
     let mut board = on.board_file();
-    set(&mut board, &["qm", "memory_limit"], json!({"max": "40%", "high": "40%"}));
-    let guest = on.guest().board_json(&board);
+    set(&mut board, &["qm", "memory_limit"], json!({"max": "40%", "high": ffi_limits::HIGH}));
+    set(&mut board, &["qm", "pids_max"], json!(ffi_limits::PIDS_MAX));
+    // The script lifts memory.high in the end.
+    set(&mut board, &["mend_drift"], json!(false));
+    let guest = on.guest().board_json(&board).timeout(TIMEOUT);
     let guest = guest.put(in_qm.path(), QM_SCRIPT).put(in_nested.path(), NESTED_SCRIPT);
     let script = format!(
         "in_qm={QM_SCRIPT} in_nested={NESTED_SCRIPT} eater_percent={HOST_EATER_PERCENT}\n\
-         {QM_STATE}{TRY}{SCRIPT}"
+         {QM_STATE}{TRY}{SCRIPT}{}{TOO_LITTLE_MEMORY}",
+        ffi_limits::SCRIPT
     );
     let seen = &Seen::new(&guest.run(&script).unwrap());
     for key in ["state", "qm_state", "nested_at_start", "nested_after_disk"] {
@@ -184,12 +196,13 @@ pub(crate) fn freedom_from_interference(on: On) {
     schedulers(seen);
     queues(seen);
     a_full_disk(seen);
+    ffi_limits::judge(seen);
     too_little_memory(seen);
 }
 
 /// Compares the beginning of what `try` printed, and what the command said.
 #[track_caller]
-fn tried(seen: &Seen, key: &str, worked: bool, said: &str) {
+pub(super) fn tried(seen: &Seen, key: &str, worked: bool, said: &str) {
     let line = seen.get(key);
     let as_wanted = line.starts_with("0 ") == worked && line.contains(said);
     assert!(as_wanted, "{key} {line}: not '{said}'\n{seen}");

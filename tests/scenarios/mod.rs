@@ -7,6 +7,8 @@ mod agent_memcg;
 mod agent_swap;
 mod broken;
 mod ffi;
+mod ffi_limits;
+mod fifth_boot;
 mod guests;
 mod handoff;
 mod limits;
@@ -22,7 +24,9 @@ use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::json;
 use tempfile::NamedTempFile;
+use xtask::guest::Host;
 
 pub(crate) use agent_compact::*;
 pub(crate) use agent_host::*;
@@ -31,6 +35,7 @@ pub(crate) use agent_memcg::*;
 pub(crate) use agent_swap::*;
 pub(crate) use broken::*;
 pub(crate) use ffi::*;
+pub(crate) use fifth_boot::*;
 pub(crate) use guests::*;
 pub(crate) use handoff::*;
 pub(crate) use limits::*;
@@ -71,6 +76,17 @@ qm_up() {
     echo "QM did not come up" >&2
 }
 "#;
+
+/// For [`Guest::run_with`](xtask::guest::Guest::run_with): QEMU ends at a reboot,
+/// but not after this line of a script that then waits for an answer. The script is
+/// begun again by each boot, what it prints goes on.
+pub(crate) fn reboots_where_asked(line: &str, host: &mut Host) -> anyhow::Result<()> {
+    if line == "let me reboot" {
+        host.qmp("set-action", json!({"reboot": "reset"}))?;
+        host.say("yes")?;
+    }
+    Ok(())
+}
 
 /// A program to put into a guest.
 pub(crate) fn program(text: &str) -> NamedTempFile {

@@ -3,7 +3,7 @@
 
 use xtask::guest::Guest;
 
-use super::QM_STATE;
+use super::{QM_STATE, reboots_where_asked};
 use crate::{On, Seen, bytes};
 
 const LIMITS: &str = r#"
@@ -61,6 +61,13 @@ look() {
     echo "$1/max $(cat /sys/fs/cgroup/qm.service/memory.max) $(systemctl show qm --property MemoryMax --value)"
     echo "$1/failed $(systemctl --failed --no-legend)"
 }
+if [ -e /var/lib/rebooted ]; then
+    look reboot
+    echo "mounted_clean $(dmesg | grep -c 'EXT4-fs.*mounted filesystem') $(dmesg | grep -cE 'EXT4-fs.*(recover|orphan)')"
+    echo "qm_kept $(cat /var/qm/kept)"
+    : >/run/orderly
+    exit
+fi
 if [ ! -e /run/again ]; then
     qm_state
     echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
@@ -76,19 +83,26 @@ echo "soft_reboots $(systemctl show --property SoftRebootsCount --value)"
 qm_state
 look soft_reboot
 echo "var_qm $(systemctl show var-qm.mount --property ActiveState --value) $(grep -c ' /var/qm ' /proc/mounts)"
-: >/run/orderly
+echo kept >/var/qm/kept
+echo 'let me reboot'
+read -r answer <&5
+: >/var/lib/rebooted
+systemctl reboot
+sleep 1000
 "#;
 
 /// daemon-reexec, isolate, soft-reboot: the supervisor's processes live on and
-/// QM has its limits. In the end all is unmounted clean.
+/// QM has its limits. At a reboot and in the end all is unmounted clean.
 pub(crate) fn systemd_lives_its_life(on: On) {
     let script = format!("{QM_STATE}{LIFE}");
-    let outcome = on.guest().run(&script).unwrap();
+    let outcome = on.guest().run_with(&script, reboots_where_asked).unwrap();
     let seen = Seen::new(&outcome);
     let max = bytes(&seen, "40%");
-    for at in ["begin", "reexec", "isolate", "soft_reboot"] {
+    for at in ["begin", "reexec", "isolate", "soft_reboot", "reboot"] {
         seen.expect(&format!("{at}/supervisors"), 2);
-        seen.expect(&format!("{at}/pids"), seen.get("begin/pids"));
+        if at != "reboot" {
+            seen.expect(&format!("{at}/pids"), seen.get("begin/pids"));
+        }
         seen.expect(&format!("{at}/state"), "running");
         seen.expect(&format!("{at}/max"), format!("{max} {max}"));
         seen.expect(&format!("{at}/failed"), "");
@@ -96,7 +110,10 @@ pub(crate) fn systemd_lives_its_life(on: On) {
     seen.expect("soft_reboots", 1);
     seen.expect("var_qm", "active 1");
     assert!(outcome.powered_off, "{seen}");
+    seen.expect("qm_kept", "kept");
+    // Root and /var/qm, and no journal to be replayed.
+    seen.expect("mounted_clean", "2 0");
     for line in ["All filesystems unmounted.", "All loop devices detached."] {
-        assert!(outcome.serial.contains(line), "{line}\n{}", outcome.serial);
+        assert_eq!(outcome.serial.matches(line).count(), 2, "{line}\n{}", outcome.serial);
     }
 }

@@ -76,6 +76,8 @@ load client MODE [N]  N times (default 1) a client of the supervisor that is
                       'answers A refused R errors E'
 load fork N           makes up to N processes that sleep; says how many came
                       and which error ended it, then ends them all
+load bomb SECS        forks as fast as it may, and so does each child, for SECS;
+                      says 'refused E' when it is refused for the first time
 load scheduler POLICY PRIORITY
                       asks for that policy, by number, with sched_setscheduler
 ";
@@ -126,6 +128,7 @@ fn run(start: start::Start) -> Option<Done> {
         "peak" => bench::peak(text(2)?, number(3)?),
         "client" => client::run(client::Mode::of(text(2)?)?, number(3).unwrap_or(1)),
         "fork" => fork(number(2)?),
+        "bomb" => bomb(number(2)?),
         "scheduler" => {
             let policy = u32::try_from(number(2)?).ok()?;
             sys::set_scheduler(policy, i32::try_from(number(3)?).ok()?)
@@ -199,6 +202,24 @@ fn fork(count: u64) -> Done {
     }
     say(format_args!("made {made} errno {}", refused.unwrap_or(0)));
     let _ = rustix::process::kill_current_process_group(rustix::process::Signal::KILL);
+    Ok(())
+}
+
+fn bomb(secs: u64) -> Done {
+    let end = sys::now_us().saturating_add(secs.saturating_mul(1_000_000));
+    // One of them says it, not thousands.
+    let mut first = true;
+    while sys::now_us() < end {
+        match sys::fork() {
+            Ok(sys::Fork::Child) => first = false,
+            Ok(sys::Fork::Parent(_)) => {}
+            Err(errno) if first => {
+                first = false;
+                say(format_args!("refused {}", errno.into_raw()));
+            }
+            Err(_) => {}
+        }
+    }
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod install;
+pub mod latency;
 pub mod modules;
 pub mod packages;
 pub mod picture;

@@ -12,7 +12,9 @@ use xtask::arch::Arch;
 use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
-use xtask::{bench, board, boot_time, deny, fuzz, install, picture, report, rootfs, target, test};
+use xtask::{
+    bench, board, boot_time, deny, fuzz, install, latency, picture, report, rootfs, target, test,
+};
 
 /// Builds plimsoll, makes images, boots boards, measures.
 #[derive(Parser)]
@@ -72,6 +74,18 @@ enum Command {
         /// Boots with and without plimsoll each
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+    },
+    /// Measure how late a host's process wakes up beside QM, with systemd
+    Latency {
+        /// aarch64 or x86_64
+        #[arg(long, default_value = "x86_64")]
+        arch: Arch,
+        /// Boots with and without plimsoll each
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of each measurement; there are four in a boot
+        #[arg(long, default_value_t = 20)]
+        secs: u64,
     },
     /// Check licences, and what may never reach the target
     Deny,
@@ -236,6 +250,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BootTime { arch, rounds } => {
             install::for_boards(&[arch], Steps::Shown)?;
             print!("{}", boot_time::run(arch, rounds, Steps::Shown)?);
+        }
+        Command::Latency { arch, rounds, secs } => {
+            install::for_boards(&[arch], Steps::Shown)?;
+            print!("{}", latency::run(arch, rounds, secs, Steps::Shown)?);
         }
         Command::Deny => deny::check()?,
         Command::Check { file } => {
