@@ -90,7 +90,6 @@ on_boards! {
         init_on_a_mounted_root,
         started_late,
         a_unit_of_systemd,
-        guests_share_a_pool,
     ],
     x86_64_bookworm: "qemu-x86_64", Bookworm;
     x86_64_trixie: "qemu-x86_64", Trixie;
@@ -98,10 +97,10 @@ on_boards! {
     aarch64_trixie: "qemu-aarch64", Trixie;
 }
 
-/// Several boots in each.
-mod reboots {
+/// Of no interface that kernels differ in.
+mod one_kernel {
     on_boards! {
-        [var_qm_gone_at_the_fifth_boot],
+        [clients_of_all_kinds, guests_share_a_pool, var_qm_gone_at_the_fifth_boot],
         x86_64_trixie: "qemu-x86_64", Trixie;
         aarch64_trixie: "qemu-aarch64", Trixie;
     }
@@ -129,7 +128,6 @@ mod agent {
             without_psi,
             memory_goes_back_to_the_host,
             clocks_are_set_and_the_guest_paused,
-            clients_of_all_kinds,
             swap_is_made,
             swap_on_zram,
         ],

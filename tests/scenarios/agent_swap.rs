@@ -212,10 +212,13 @@ sh -c "echo 0 >$qm/cold/cgroup.procs; exec load anon 48 8 300" >/tmp/cold &
 wait_for 'grep -q resident /tmp/cold'
 begin=$(uptime_ms)
 wait_for "[ \$(cat $qm/cold/memory.swap.current) -ge $((8 << 20)) ]"
+# What is swapped out first has yet to be written.
+stored() { awk '{ print $1 }' /sys/block/zram0/mm_stat; }
+wait_for "[ \$(stored) -ge $((8 << 20)) ]"
 echo "swapped_ms $(($(uptime_ms) - begin))"
 echo "swapped $(cat $qm/cold/memory.swap.current)"
 echo "refaults $(awk '/^workingset_refault_anon/ { print $2 }' $qm/cold/memory.stat)"
-echo "stored $(awk '{ print $1 }' /sys/block/zram0/mm_stat)"
+echo "stored $(stored)"
 echo "failures $(value swap_failures)"
 "#;
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::guest::Guest;
 
-use crate::{On, Seen, bytes};
+use crate::{On, Seen, bytes, set};
 
 /// From QEMU's start to a state of the guest. Alone it takes a third of that.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -62,7 +62,7 @@ echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
 /// After plimsoll as the initramfs's /init both systemds are as content as without
 /// it; its limits are in force, and what it mounted and left behind is there.
 pub(crate) fn systemd_is_content(on: On) {
-    let seen = is_content(on.guest(), on);
+    let seen = is_content(on.guest(), on, "");
     seen.expect("var_qm_unit", "active mounted");
     seen.expect("qm_drop_in", "/run/systemd/system/qm.service.d/99-plimsoll.conf");
     seen.expect("default_score", "-1000");
@@ -75,18 +75,53 @@ pub(crate) fn systemd_is_content(on: On) {
     }
 }
 
+/// plimsoll's own unit, begun when QM runs already.
+const LATE: &str = r#"
+systemctl start plimsoll
+# A look is a second, and systemctl takes some.
+sleep 10
+echo "late $(systemctl show plimsoll --property ActiveState --value) $(systemctl is-system-running)"
+echo "late_supervisors $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs)"
+for key in MemoryMax MemoryHigh; do echo "late_$key $(systemctl show qm --property $key --value)"; done
+echo "late_memory.max $(cat /sys/fs/cgroup/qm.service/memory.max)"
+echo "late_memory.high $(cat /sys/fs/cgroup/qm.service/memory.high)"
+systemctl stop plimsoll
+echo "late_stopped $(grep -c . /sys/fs/cgroup/plimsoll/cgroup.procs)"
+systemctl daemon-reload; systemctl restart qm
+qm_state | sed 's/^qm_state/late_again/'
+echo "late_again_max $(systemctl show qm --property MemoryMax --value) $(cat /sys/fs/cgroup/qm.service/memory.max)"
+"#;
+
 /// The image without plimsoll is as it is to be compared with: QM is limited as
-/// automotive-image-builder's drop-in says.
+/// automotive-image-builder's drop-in says. Then plimsoll comes late, as a unit,
+/// with limits of its own.
 pub(crate) fn systemd_without_plimsoll(on: On) {
-    let seen = is_content(on.guest().busybox_initramfs(), on);
+    let mut board = on.board_file();
+    set(&mut board, &["qm", "memory_limit"], json!({"max": "30%", "high": "25%"}));
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/plimsoll.service");
+    let guest = on.guest().busybox_initramfs().board_json(&board);
+    let guest = guest.put(unit, "/etc/systemd/system/plimsoll.service");
+    let seen = is_content(guest, on, LATE);
     seen.expect("qm_drop_in", "");
     seen.expect("supervisors", 0);
+    seen.expect("late", "active running");
+    for key in ["late_supervisors", "late_stopped"] {
+        seen.expect(key, 2);
+    }
+    let (max, high) = (bytes(&seen, "30%"), bytes(&seen, "25%"));
+    for (key, value) in [("MemoryMax", &max), ("MemoryHigh", &high)] {
+        seen.expect(&format!("late_{key}"), value);
+    }
+    seen.expect("late_memory.max", &max);
+    seen.expect("late_memory.high", &high);
+    seen.expect("late_again", "running");
+    seen.expect("late_again_max", format!("{max} {max}"));
 }
 
 /// Both systemds, the host's and QM's, are running without a failed unit, and QM
 /// has its limits.
-fn is_content(guest: Guest, on: On) -> Seen {
-    let script = format!("{QM_STATE}{LOOK}");
+fn is_content(guest: Guest, on: On, then: &str) -> Seen {
+    let script = format!("{QM_STATE}{LOOK}{then}");
     let mut times = Vec::new();
     let outcome = guest.run_with(&script, |line, _| {
         let what = line.split(' ').next().unwrap_or_default();

@@ -24,6 +24,7 @@ done
 echo "slice $(cat /sys/fs/cgroup/system.slice/memory.min) $(show MemoryMin system.slice) $(show DefaultMemoryMin system.slice)"
 echo "pid1_score $(cat /proc/1/oom_score_adj)"
 echo "host_score $(cat /proc/$(show MainPID dbus.service)/oom_score_adj)"
+echo "default_score $(systemd-run --quiet --wait --pipe cat /proc/self/oom_score_adj)"
 echo "qm_score $(cat /proc/$(podman inspect --format '{{.State.Pid}}' qm)/oom_score_adj)"
 echo "drifts_at_start $(counter drifts)"
 # Milliseconds until kernel and systemd show what is wanted, 15 s at most.
@@ -58,6 +59,13 @@ until [ $(cat $qm/memory.max) = $max ]; do :; done
 echo "fence_ms $(($(now) - begin))"
 mended start_ms
 rm /etc/systemd/system/qm.service.d/zz.conf; systemctl daemon-reload
+
+# Quadlet's generator masked, and its unit a file of the image's.
+cp $(show FragmentPath) /etc/systemd/system/qm.service
+mkdir -p /etc/systemd/system-generators
+ln -s /dev/null /etc/systemd/system-generators/podman-system-generator
+systemctl daemon-reload
+echo "unmade $(show FragmentPath) $(show MemoryMax) $(cat $qm/memory.max)"
 
 # Held: a start is skipped, and nothing is wrong.
 systemctl stop qm; systemctl reset-failed qm
@@ -104,6 +112,7 @@ pub(crate) fn limits_through_systemd(on: On) {
         ("pid1_score", "0"),
         // Debian's unit of D-Bus says -900 itself.
         ("host_score", "-900"),
+        ("default_score", "-1000"),
         ("drifts_at_start", "0"),
         ("drifts_by_reload", "0"),
         ("mended", "2"),
@@ -114,6 +123,7 @@ pub(crate) fn limits_through_systemd(on: On) {
     ] {
         seen.expect(key, value);
     }
+    seen.expect("unmade", format!("/etc/systemd/system/qm.service {max} {max}"));
     for ms in ["set_property_ms", "hand_edit_ms"] {
         assert!(seen.number(ms) < 4000, "{ms}\n{seen}");
     }
