@@ -12,6 +12,7 @@ use plimsoll_core::board::{Board, Payload, Side};
 use plimsoll_core::facts::{CGROUP_ROOT, Controllers, Facts};
 use plimsoll_core::limit::Memory;
 use plimsoll_core::plan::{self, Step, Value};
+use plimsoll_core::systemd;
 use plimsoll_core::var_qm::MOUNT_POINT;
 use serde::Serialize;
 
@@ -82,6 +83,11 @@ done
              for pid in $(cat {cgroup}/cgroup.procs); do score 'payload {}' \"$pid\"; break; done",
             payload.name
         )?;
+    }
+    // A slice has no cgroup before something is in it, or it is started.
+    let slices = board.host.cgroups.iter().filter_map(|cgroup| systemd::slice_of(cgroup));
+    for slice in slices.filter(|_| board.qm.unit.is_some()) {
+        writeln!(script, "systemctl start {slice}")?;
     }
     let files: Vec<_> =
         knobs(board, Memory::default())?.into_iter().map(|(file, _)| file).collect();
