@@ -69,14 +69,19 @@ fn without_var_qm(on: On, disks: impl IntoIterator<Item = Disk>, fs_uuid: Option
     let script = format!("{LOOK} look; echo \"in_qm $(in-qm true 2>&1)\"");
     let outcome = on.guest().board_json(&board).disks(disks).run(&script).unwrap();
     let seen = Seen::new(&outcome);
+    qm_is_held(&seen);
+    seen
+}
+
+/// For want of /var/qm, as `look` and `in_qm` show.
+pub(super) fn qm_is_held(seen: &Seen) {
     seen.expect("var_qm", "");
     seen.expect("qm", "held");
     seen.expect("qm_runs", "no");
     seen.expect("in_qm", "in-qm: QM does not run");
-    let record = record(&seen);
+    let record = record(seen);
     assert!(has(&record, "var-qm", "/var/qm", "failed"), "{seen}");
     assert_eq!(record["qm_reason"], "/var/qm is not mounted", "{seen}");
     // Its limits are in force all the same.
     assert!(has(&record, "limit", "/qm/memory.max", "agrees"), "{seen}");
-    seen
 }

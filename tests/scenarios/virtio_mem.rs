@@ -123,6 +123,7 @@ fn shrink(seen: &Seen, at: &str) -> Value {
 /// wanted back: it goes as far as they allow, and the rest as they leave.
 pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     let seen = run(guest(on, true), &format!("{WITH}{QM}"));
+    println!("{seen}");
     let of = |at: &str, what: &str| seen.number(&format!("{at}_{what}"));
     seen.expect("auto_online_blocks", "online_movable");
     seen.expect("unplug_online", "N");

@@ -17,7 +17,7 @@ const APART: &str =
 /// memory, or with a name or cgroup that it can't have, is left out and a fault.
 pub(super) fn read<'a>(board: &mut Board<'a>, text: &'a [u8], faults: &mut Faults) {
     let Guests { model, values, .. } = board.guests;
-    let mut guest = Guest { name: "", cgroup: "", qmp: None, model, values };
+    let mut guest = Guest { name: "", cgroup: "", model, values };
     let mut entries = 0;
     // The list may stand before what holds for all of it.
     for section in ["guests", ENTRY] {
@@ -26,7 +26,7 @@ pub(super) fn read<'a>(board: &mut Board<'a>, text: &'a [u8], faults: &mut Fault
             let Some((_, key)) = keys::lookup(walk.path()) else { continue };
             let (within, name) = keys::split_last(key.path);
             if within == section {
-                take(board, &mut guest, key.kind, name, value.span.text(text));
+                take(&mut guest, key.kind, name, value.span.text(text));
             } else if section == ENTRY && key.path == ENTRY {
                 enter(board, &mut guest, entries, text, faults);
                 entries += 1;
@@ -40,15 +40,13 @@ pub(super) fn read<'a>(board: &mut Board<'a>, text: &'a [u8], faults: &mut Fault
     }
 }
 
-fn take<'a>(board: &mut Board<'a>, guest: &mut Guest<'a>, kind: Kind, name: &str, raw: &'a str) {
+fn take<'a>(guest: &mut Guest<'a>, kind: Kind, name: &str, raw: &'a str) {
     let text = unquoted(raw).unwrap_or(raw);
     match (kind, name) {
         (Kind::Guest(field), _) => _ = guest.values.set(field, text),
         (_, "name") => guest.name = text,
         (_, "cgroup") => guest.cgroup = text,
-        (_, "qmp") => guest.qmp = Some(text),
         (_, "model") => guest.model = Model::named(text).unwrap_or_default(),
-        (_, "peaks") => board.guests.peaks = text,
         _ => {}
     }
 }
@@ -63,7 +61,7 @@ fn enter<'a>(
     faults: &mut Faults,
 ) {
     let Guests { model, values, .. } = board.guests;
-    let next = Guest { name: "", cgroup: "", qmp: None, model, values };
+    let next = Guest { name: "", cgroup: "", model, values };
     let guest = core::mem::replace(guest, next);
     let Some(index) = entries.checked_sub(1) else { return };
     let Some((name, allowed)) = wrong(board, &guest) else {

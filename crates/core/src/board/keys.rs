@@ -330,8 +330,6 @@ keys! {
         "What models `measured` and `pool` leave free above the use that was seen.";
     "guests.reserve", Kind::Guest(Field::Reserve), Field::Reserve.allowed(), "% of MemTotal", "\"25%\"",
         "What all guests of model `pool` share as their overhead.";
-    "guests.peaks", Kind::Text(text::is_directory), "an absolute path of at most 128 bytes", "", "\"/var/lib/plimsoll/guests\"",
-        "Directory where memory.peak of each guest's runs is kept, for model `measured`.";
     "guests.list", Kind::Array(GUESTS_MAX), "at most 16 objects", "", "[]",
         "The guests.";
     "guests.list[]", Kind::Object, "an object", "", "(an element)",
@@ -350,8 +348,6 @@ keys! {
         "Its disks.";
     "guests.list[].mmio", Kind::Guest(Field::Mmio), Field::Mmio.allowed(), "bytes", "\"0\"",
         "Memory BARs of the devices that are passed through to it, all together.";
-    "guests.list[].qmp", Kind::Text(text::is_path), "an absolute path of at most 255 bytes", "", "(none)",
-        "QMP socket of its VMM.";
     "guests.list[].model", MODEL, MODELS, "", "(that of `guests`)",
         "As `guests.model`, for this guest.";
     "guests.list[].overhead", Kind::Guest(Field::Overhead), Field::Overhead.allowed(), "bytes", "(that of `guests`)",

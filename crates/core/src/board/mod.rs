@@ -73,8 +73,6 @@ pub struct Guests<'a> {
     pub model: Model,
     /// Overhead, percent, margin and reserve, for a guest that doesn't say.
     pub values: Values,
-    /// Directory where memory.peak of earlier runs is kept.
-    pub peaks: &'a str,
     /// The guests, names and cgroups all different.
     pub list: Vec<Guest<'a>, GUESTS_MAX>,
 }
@@ -86,8 +84,6 @@ pub struct Guest<'a> {
     pub name: &'a str,
     /// Of its VMM; a path like `Qm::cgroup`.
     pub cgroup: &'a str,
-    /// QMP socket of its VMM.
-    pub qmp: Option<&'a str>,
     /// How its overhead is worked out.
     pub model: Model,
     /// Out of what.
@@ -285,12 +281,7 @@ impl Default for Board<'_> {
 
 impl Default for Guests<'_> {
     fn default() -> Self {
-        Self {
-            model: Model::default(),
-            values: Values::default(),
-            peaks: "/var/lib/plimsoll/guests",
-            list: Vec::new(),
-        }
+        Self { model: Model::default(), values: Values::default(), list: Vec::new() }
     }
 }
 

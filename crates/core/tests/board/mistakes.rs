@@ -59,7 +59,6 @@ pub(crate) const MISTAKES: &[(&str, &str, &str, &str)] = &[
     (r#""guests": {"list": [{"name": "a", "cgroup": "/a", "memory": "1G", "vcpus": "2"}]}"#, "guests.list[0].vcpus", "\"2\"", "1 to 4096"),
     (r#""guests": {"list": [{"name": "a", "cgroup": "/a", "memory": "1G", "disks": -1}]}"#, "guests.list[0].disks", "-1", "0 to 1024"),
     (r#""guests": {"list": [{"name": "a", "cgroup": "/qm.service", "memory": "1G"}]}"#, "guests.list[0].cgroup", "\"/qm.service\"", "neither in nor above"),
-    (r#""guests": {"list": [{"name": "a", "cgroup": "/a", "memory": "1G", "qmp": "qmp"}]}"#, "guests.list[0].qmp", "\"qmp\"", "an absolute path"),
     (r#""qm": {"on_limit_failure": "ignore"}"#, "qm.on_limit_failure", "\"ignore\"", "`hold`"),
     (r#""qm": {"cgroup": "/"}"#, "qm.cgroup", "\"/\"", "a path such as"),
     (r#""qm": {"cgroup": "qm"}"#, "qm.cgroup", "\"qm\"", "a path such as"),
