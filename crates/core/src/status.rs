@@ -31,6 +31,11 @@ pub enum Request<'a> {
     GuestAdmit(&'a str),
     /// `{"command":"guest-remove","guest":"ivi"}`
     GuestRemove(&'a str),
+    /// `{"command":"guest-resize","guest":"ivi","size":"1536M"}`; without a size: how
+    /// it stands.
+    GuestResize(&'a str, Option<&'a str>),
+    /// `{"command":"guest-stop","guest":"ivi"}`: the resizing.
+    GuestStop(&'a str),
 }
 
 impl<'a> Request<'a> {
@@ -43,7 +48,8 @@ impl<'a> Request<'a> {
             return Err("a request has at most 6144 bytes");
         }
         let mut walk = Walk::default();
-        let (mut command, mut name, mut guest, mut agent) = (None, None, None, false);
+        let (mut command, mut name, mut guest, mut size) = (None, None, None, None);
+        let mut agent = false;
         while let Some(value) = walk.next(text).map_err(|_| "a request is a JSON object")? {
             let word = unquoted(value.span.text(text));
             let (slot, path) = match walk.path() {
@@ -55,33 +61,39 @@ impl<'a> Request<'a> {
                 path @ "command" => (&mut command, path),
                 path @ "loop" => (&mut name, path),
                 path @ "guest" => (&mut guest, path),
-                _ => return Err("keys: allowed are command, loop, guest and agent"),
+                path @ "size" => (&mut size, path),
+                _ => return Err("keys: allowed are command, loop, guest, size and agent"),
             };
             if slot.is_some() || word.is_none() {
                 return Err(match path {
                     "loop" => "loop: allowed is memcg or compact, once",
                     "guest" => "guest: allowed is a name, once",
+                    "size" => "size: allowed is a string such as 1536M, once",
                     _ => "command: allowed is a string, once",
                 });
             }
             *slot = word;
         }
-        match (command, name, guest, agent) {
+        if let (Some("guest-resize"), None, Some(guest), false) = (command, name, guest, agent) {
+            return Ok(Self::GuestResize(guest, size));
+        }
+        match (command, name, guest, agent || size.is_some()) {
             (Some("status"), None, None, false) => Ok(Self::Status),
             (Some("metrics"), None, None, false) => Ok(Self::Metrics),
-            (Some("set"), None, None, true) => Ok(Self::Set),
+            (Some("set"), None, None, true) if size.is_none() => Ok(Self::Set),
             (Some("run-now"), Some(name), None, false) => Ok(Self::RunNow(name)),
             (Some("guest-list"), None, None, false) => Ok(Self::GuestList),
             (Some("guest-admit"), None, Some(guest), false) => Ok(Self::GuestAdmit(guest)),
             (Some("guest-remove"), None, Some(guest), false) => Ok(Self::GuestRemove(guest)),
+            (Some("guest-stop"), None, Some(guest), false) => Ok(Self::GuestStop(guest)),
             (Some("status" | "metrics"), ..) => Err("status and metrics stand alone"),
             (Some("set"), ..) => Err("set: allowed with agent alone"),
             (Some("run-now"), ..) => Err("run-now: allowed with loop alone"),
-            (Some("guest-list" | "guest-admit" | "guest-remove"), ..) => {
-                Err("guest-admit and guest-remove: allowed with guest alone, guest-list alone")
-            }
+            (Some(command), ..) if command.starts_with("guest-") => Err(
+                "guest-list: allowed alone, guest-admit, -remove, -stop: with guest alone, -resize: also size",
+            ),
             _ => Err(
-                "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove",
+                "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove, -resize, -stop",
             ),
         }
     }
@@ -416,9 +428,21 @@ mod tests {
         assert_eq!(parse(r#"{"command":"guest-list"}"#), Ok(Request::GuestList));
         let admit = r#"{"command":"guest-admit","guest":"ivi"}"#;
         assert_eq!(parse(admit), Ok(Request::GuestAdmit("ivi")));
+        let resize = r#"{"command":"guest-resize","guest":"ivi","size":"1536M"}"#;
+        assert_eq!(parse(resize), Ok(Request::GuestResize("ivi", Some("1536M"))));
+        let stands = r#"{"command":"guest-resize","guest":"ivi"}"#;
+        assert_eq!(parse(stands), Ok(Request::GuestResize("ivi", None)));
+        let stop = r#"{"command":"guest-stop","guest":"ivi"}"#;
+        assert_eq!(parse(stop), Ok(Request::GuestStop("ivi")));
         let remove = r#"{"guest":"ivi","command":"guest-remove"}"#;
         assert_eq!(parse(remove), Ok(Request::GuestRemove("ivi")));
         for text in [
+            r#"{"command":"guest-resize"}"#,
+            r#"{"command":"guest-resize","size":"1G"}"#,
+            r#"{"command":"guest-resize","guest":"a","size":7}"#,
+            r#"{"command":"guest-resize","guest":"a","size":"1G","loop":"memcg"}"#,
+            r#"{"command":"guest-stop","guest":"a","size":"1G"}"#,
+            r#"{"command":"set","agent":{},"size":"1G"}"#,
             r#"{"command":"guest-admit"}"#,
             r#"{"command":"guest-admit","guest":7}"#,
             r#"{"command":"guest-admit","guest":"a","guest":"b"}"#,

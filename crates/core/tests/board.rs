@@ -300,7 +300,8 @@ fn every_key_has_its_effect() {
 
 /// Whether every key of the guests' counts.
 fn guests(board: &Board<'_>) {
-    let Guests { model, values, list } = &board.guests;
+    let Guests { model, values, list, peaks } = &board.guests;
+    assert_eq!(*peaks, "/var/lib/plimsoll");
     assert_eq!(*model, Model::Pool);
     let fields = [Field::Overhead, Field::Percent, Field::Margin, Field::Reserve];
     assert_eq!(fields.map(|field| values.get(field)), [500 << 20, 1000, 64 << 20, 2000]);
@@ -322,6 +323,8 @@ fn guests(board: &Board<'_>) {
         assert_eq!((ivi.values.get(field), gw.values.get(field)), (of_ivi, of_gw), "{field:?}");
     }
     assert_eq!((gw.name, gw.model), ("gw", Model::Pool));
+    assert_eq!((ivi.memory_max, ivi.qmp), (2 << 30, "/run/ivi.qmp"));
+    assert_eq!((gw.memory_max, gw.qmp), (256 << 20, ""));
 }
 
 #[test]

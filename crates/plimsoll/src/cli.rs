@@ -46,6 +46,7 @@ plimsoll set JSON         changes the agent: '{\"memcg\":{\"period_secs\":60}}'
 plimsoll agent run-now memcg | compact
 plimsoll guest explain --model eve --memory 1000000K --vcpus 1   overhead of a VMM
 plimsoll guest list | admit NAME | remove NAME
+plimsoll guest resize NAME 1536M | stop NAME   changes a guest's memory, a line each second
 plimsoll poweroff | reboot | halt   where plimsoll is PID 1
 plimsoll version
 ";
@@ -71,7 +72,8 @@ pub(crate) fn run(start: Start) -> ! {
             command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
         }
         (Some("guest"), Some("list"), 3) => command(format_args!(r#"{{"command":"guest-list"}}"#)),
-        (Some("guest"), Some(what @ ("admit" | "remove")), 4) => {
+        (Some("guest"), Some("resize"), 5) => resize(start),
+        (Some("guest"), Some(what @ ("admit" | "remove" | "stop")), 4) => {
             let name = Json(start.arg(3).unwrap_or_default());
             command(format_args!(r#"{{"command":"guest-{what}","guest":{name}}}"#))
         }
@@ -221,6 +223,38 @@ fn command(request: fmt::Arguments<'_>) -> u8 {
     }
     let end: &[u8] = if answer.ends_with(b"\n") { b"" } else { b"\n" };
     write_all(answer).max(write_all(end))
+}
+
+/// Has a guest's memory changed, a line each second until that is over. Who
+/// interrupts it ends the lines alone.
+fn resize(start: Start) -> u8 {
+    let Some(answer) = ANSWER.take() else { return FAILED };
+    let (name, size) = (start.arg(3).unwrap_or_default(), start.arg(4).unwrap_or_default());
+    let mut text = [0; REQUEST_BYTES_MAX];
+    let mut size = Some(size);
+    loop {
+        let mut slice = Slice::new(&mut text);
+        let name = Json(name);
+        let written = match size.take() {
+            Some(size) => {
+                let size = Json(size);
+                write!(slice, r#"{{"command":"guest-resize","guest":{name},"size":{size}}}"#)
+            }
+            None => write!(slice, r#"{{"command":"guest-resize","guest":{name}}}"#),
+        };
+        let len = slice.written();
+        if written.is_err() {
+            return USAGE;
+        }
+        let Some(answer) = told(text.get(..len).unwrap_or_default(), answer) else { return FAILED };
+        let out = if answer.starts_with(br#"{"error""#) { STDERR } else { STDOUT };
+        put(out, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
+        if !answer.starts_with(br#"{"resizing""#) {
+            let done = br#""state":"done""#;
+            return if answer.windows(done.len()).any(|part| part == done) { OK } else { FAILED };
+        }
+        sys::sleep_us(WATCH_US);
+    }
 }
 
 /// The supervisor's answer; says why there is none.

@@ -13,7 +13,9 @@ use plimsoll_core::apply;
 use plimsoll_core::board::Faults;
 use plimsoll_core::boot::RECORD_PATH;
 use plimsoll_core::facts::read_text;
+use plimsoll_core::guests::Field;
 use plimsoll_core::guests::host::Admission;
+use plimsoll_core::guests::host::Resizing;
 use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
@@ -42,6 +44,8 @@ const CLIENT_US: u64 = 1_000_000;
 /// For what is no guest, or one that can't be removed.
 const NO_GUEST: &str =
     r#"{"error":"guest: allowed is one of the board file; remove: one that does not run"}"#;
+/// For a guest whose size can't be changed, or isn't being.
+const NO_SIZES: &str = r#"{"error":"guest: allowed is one that runs and answers on its qmp socket; to stop: one whose size is being changed"}"#;
 /// Connections that may wait.
 const BACKLOG: i32 = 8;
 
@@ -126,6 +130,15 @@ impl Worker<'_> {
                     self.say(format_args!("{NO_GUEST}"))
                 }
             }
+            Ok(Request::GuestResize(name, size)) => {
+                let bytes = size.map(|text| Field::Memory.parse(text));
+                if bytes == Some(None) {
+                    let allowed = Field::Memory.allowed();
+                    return self.say(format_args!(r#"{{"error":"size: allowed is {allowed}"}}"#));
+                }
+                self.resizing(name, bytes.flatten(), false)
+            }
+            Ok(Request::GuestStop(name)) => self.resizing(name, None, true),
             Err(error) => self.say(format_args!(r#"{{"error":{}}}"#, Json(error))),
         }
     }
@@ -144,6 +157,25 @@ impl Worker<'_> {
             Admission::Waits => write!(answer, r#"{{"waits":{}}}"#, Json(name))?,
             Admission::Refused(why) => write!(answer, r#"{{"error":"refused: {why}"}}"#)?,
             Admission::Unknown => answer.write_str(NO_GUEST)?,
+        }
+        Ok(answer.written())
+    }
+
+    /// Who began it asks again how it goes.
+    fn resizing(&mut self, name: &str, bytes: Option<u64>, stop: bool) -> Result<usize, fmt::Error> {
+        let hosting = &mut self.hosts.hosting;
+        let stands = if stop { hosting.stop(name) } else { hosting.resize(name, bytes) };
+        let mut answer = Slice::new(self.answer);
+        match stands {
+            Resizing::Stands(name, resize) => {
+                let key = if resize.is_over() { "resized" } else { "resizing" };
+                let (name, resize) = (Json(name), Json(resize));
+                write!(answer, r#"{{"{key}":{{"name":{name},"resize":{resize}}}}}"#)?;
+            }
+            Resizing::Range(least, most) => {
+                write!(answer, r#"{{"error":"size: allowed is {least} to {most} bytes"}}"#)?;
+            }
+            Resizing::Unknown => answer.write_str(NO_SIZES)?,
         }
         Ok(answer.written())
     }

@@ -27,6 +27,7 @@ mod pass;
 mod pid1;
 mod power;
 mod pressure;
+mod qmp;
 mod start;
 mod supervisor;
 mod swap;

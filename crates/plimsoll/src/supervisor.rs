@@ -10,6 +10,7 @@ use plimsoll_core::apply;
 use plimsoll_core::board::{self, BOARD_BYTES_MAX, Faults, Qm};
 use plimsoll_core::boot::BOARD_COPY_PATH;
 use plimsoll_core::facts::{self, CGROUP_ROOT, Facts};
+use plimsoll_core::guests::GUESTS_MAX;
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
 use plimsoll_core::plan::{self, SUPERVISOR_CGROUP, Value};
@@ -118,7 +119,11 @@ fn supervise(to_pid1: Option<OwnedFd>) -> ! {
         // Each returns in a new process that has the other role.
         role = match role {
             Role::Worker => work(&mut worker, &mut pair),
-            Role::Keeper => keep(&mut pair),
+            Role::Keeper => {
+                // A VMM speaks with one at a time.
+                worker.hosts.forget();
+                keep(&mut pair)
+            }
         };
     }
 }
@@ -203,8 +208,8 @@ enum Source {
 
 /// The most sources at once: the clients, the listener, the peer; the agent's
 /// child, its pipe and two triggers; the kernel's log; systemctl and the units'
-/// cgroups; the guests' child.
-const SOURCES_MAX: usize = CLIENTS_MAX + 10;
+/// cgroups; the guests' child and their sockets.
+const SOURCES_MAX: usize = CLIENTS_MAX + 10 + GUESTS_MAX;
 
 /// The worker: one poll for the peer, the socket, the clients and the clock.
 fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
@@ -212,7 +217,7 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
     let mut next_look = sys::now_us();
     worker.agent.forget_child();
     worker.units.forget_child();
-    worker.hosts.forget_child();
+    worker.hosts.forget();
     worker.watch.forget_question();
     loop {
         let now = sys::now_us();
@@ -226,7 +231,7 @@ fn work(worker: &mut Worker<'_>, pair: &mut Pair) -> Role {
             let memory = facts::memory(&mut Linux);
             worker.agent.squeeze_bytes = worker.watch.follow(&mut Linux, &worker.qm, memory);
             worker.watch.look(&mut Linux);
-            worker.hosts.hosting.look(&mut Linux);
+            worker.hosts.hosting.look(&mut Linux, memory);
             next_look = now.saturating_add(PERIOD_US);
         }
         if let Some(due) = worker.units.tick(&mut worker.watch, now) {
@@ -293,9 +298,7 @@ fn wait(
     }
     worker.agent.sources(&mut |fd, flags| add(Source::Agent, fd, flags));
     worker.units.sources(&mut |fd| add(Source::Units, fd, PollFlags::IN));
-    if let Some(fd) = worker.hosts.source() {
-        add(Source::Hosts, fd, PollFlags::IN);
-    }
+    worker.hosts.sources(&mut |fd| add(Source::Hosts, fd, PollFlags::IN));
     let mut ready = heapless::Vec::new();
     if rustix::event::poll(&mut fds, Some(&timespec(timeout_us))).is_ok() {
         for (source, fd) in sources.iter().zip(&fds) {

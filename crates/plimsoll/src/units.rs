@@ -19,7 +19,7 @@ const SYSTEMCTL: [&CStr; 2] = [c"/usr/bin/systemctl", c"/bin/systemctl"];
 const NOT_EXECUTED: u8 = 127;
 /// How long an answer may take, in microseconds: 5 s. QM is behind its fence
 /// meanwhile; a manager that is slower than this is starting units.
-const ANSWER_US: u64 = 5_000_000;
+pub(crate) const ANSWER_US: u64 = 5_000_000;
 const DAEMON_RELOAD: &str = "systemctl\0daemon-reload\0--no-ask-password\0";
 /// How long reading all units anew may take, in microseconds: 30 s, as it runs
 /// the generators.
@@ -132,10 +132,15 @@ impl Units {
     }
 }
 
+/// Whether systemd is PID 1.
+pub(crate) fn systemd_runs() -> bool {
+    let mut buf = [0; 16];
+    read_text(&mut Linux, "/proc/1/comm", &mut buf) == "systemd\n"
+}
+
 /// Has systemd read the drop-ins, where it runs already.
 pub(crate) fn reload() {
-    let mut buf = [0; 16];
-    if read_text(&mut Linux, "/proc/1/comm", &mut buf) != "systemd\n" {
+    if !systemd_runs() {
         return;
     }
     let child = Child::start(&Text::of(DAEMON_RELOAD, &[]), RELOAD_US);
@@ -147,7 +152,7 @@ pub(crate) fn reload() {
 
 impl Child {
     /// Runs a command whose words end with a NUL each.
-    fn start(command: &Text, limit_us: u64) -> Option<Self> {
+    pub(crate) fn start(command: &Text, limit_us: u64) -> Option<Self> {
         Self::run("systemctl", limit_us, &mut || {
             for program in SYSTEMCTL {
                 let _ = sys::exec_text(program, command.get().unwrap_or_default());

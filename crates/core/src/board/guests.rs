@@ -16,8 +16,7 @@ const APART: &str =
 /// it is known, of its type and in range. A guest without name, cgroup or
 /// memory, or with a name or cgroup that it can't have, is left out and a fault.
 pub(super) fn read<'a>(board: &mut Board<'a>, text: &'a [u8], faults: &mut Faults) {
-    let Guests { model, values, .. } = board.guests;
-    let mut guest = Guest { name: "", cgroup: "", model, values };
+    let mut guest = nobody(&board.guests);
     let mut entries = 0;
     // The list may stand before what holds for all of it.
     for section in ["guests", ENTRY] {
@@ -27,6 +26,9 @@ pub(super) fn read<'a>(board: &mut Board<'a>, text: &'a [u8], faults: &mut Fault
             let (within, name) = keys::split_last(key.path);
             if within == section {
                 take(&mut guest, key.kind, name, value.span.text(text));
+                if name == "peaks" {
+                    board.guests.peaks = unquoted(value.span.text(text)).unwrap_or_default();
+                }
             } else if section == ENTRY && key.path == ENTRY {
                 enter(board, &mut guest, entries, text, faults);
                 entries += 1;
@@ -46,9 +48,17 @@ fn take<'a>(guest: &mut Guest<'a>, kind: Kind, name: &str, raw: &'a str) {
         (Kind::Guest(field), _) => _ = guest.values.set(field, text),
         (_, "name") => guest.name = text,
         (_, "cgroup") => guest.cgroup = text,
+        (_, "qmp") => guest.qmp = text,
+        (_, "memory_max") => guest.memory_max = Field::Memory.parse(text).unwrap_or(0),
         (_, "model") => guest.model = Model::named(text).unwrap_or_default(),
         _ => {}
     }
+}
+
+/// A guest of which nothing is known.
+fn nobody<'a>(guests: &Guests<'a>) -> Guest<'a> {
+    let Guests { model, values, .. } = *guests;
+    Guest { name: "", cgroup: "", model, values, memory_max: 0, qmp: "" }
 }
 
 /// Puts the guest that was read, the last of `entries`, into the list, and makes
@@ -60,10 +70,12 @@ fn enter<'a>(
     text: &[u8],
     faults: &mut Faults,
 ) {
-    let Guests { model, values, .. } = board.guests;
-    let next = Guest { name: "", cgroup: "", model, values };
-    let guest = core::mem::replace(guest, next);
+    let mut guest = core::mem::replace(guest, nobody(&board.guests));
     let Some(index) = entries.checked_sub(1) else { return };
+    let memory = guest.values.get(Field::Memory);
+    if guest.memory_max == 0 {
+        guest.memory_max = memory;
+    }
     let Some((name, allowed)) = wrong(board, &guest) else {
         // The scan leaves no more than fit.
         let _ = board.guests.list.push(guest);
@@ -81,6 +93,9 @@ fn wrong(board: &Board<'_>, guest: &Guest<'_>) -> Option<(&'static str, &'static
     let Guest { name, cgroup, values, .. } = *guest;
     if name.is_empty() || cgroup.is_empty() || values.given(Field::Memory).is_err() {
         return Some(("", "a guest with name, cgroup and memory"));
+    }
+    if guest.memory_max < values.get(Field::Memory) {
+        return Some((".memory_max", "not below memory"));
     }
     let touches = |other: &str| text::is_inside(other, cgroup) || text::is_inside(cgroup, other);
     let mut apart = !touches(board.qm.cgroup);

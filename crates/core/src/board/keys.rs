@@ -158,6 +158,9 @@ const SCORE_RANGE: &str = "-1000 to 1000";
 /// PID_MAX_LIMIT of a 64-bit kernel.
 const PIDS_MAX: i32 = 4 << 20;
 
+/// sun_path of a Unix address, without its NUL, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
 const LIMIT: Kind = Kind::Text(|text| text::limit(text).is_some());
 const CEILING: Kind = Kind::Text(|text| text::ceiling(text).is_some());
 const FALLBACK: Kind = Kind::Text(|text| text::fallback(text).is_some());
@@ -330,6 +333,8 @@ keys! {
         "What models `measured` and `pool` leave free above the use that was seen.";
     "guests.reserve", Kind::Guest(Field::Reserve), Field::Reserve.allowed(), "% of MemTotal", "\"25%\"",
         "What all guests of model `pool` share as their overhead.";
+    "guests.peaks", Kind::Text(text::is_path), "an absolute path of at most 255 bytes", "", "(none)",
+        "Directory in which the peaks of guests of model `measured` are kept, a file each. Without it the model stays with its first guess.";
     "guests.list", Kind::Array(GUESTS_MAX), "at most 16 objects", "", "[]",
         "The guests.";
     "guests.list[]", Kind::Object, "an object", "", "(an element)",
@@ -340,6 +345,10 @@ keys! {
         "Cgroup of its VMM, below the cgroup2 mount. Neither in nor above another guest's or QM's, nor a host cgroup or above one.";
     "guests.list[].memory", Kind::Guest(Field::Memory), Field::Memory.allowed(), "bytes", "(required)",
         "Its memory.";
+    "guests.list[].memory_max", Kind::Text(|text| Field::Memory.parse(text).is_some()), Field::Memory.allowed(), "bytes", "(its memory)",
+        "What its memory may grow to with virtio-mem; not below `memory`. Its limit follows no further.";
+    "guests.list[].qmp", Kind::Text(|text| text::is_path(text) && text.len() <= SOCKET_PATH_MAX), "an absolute path of at most 107 bytes", "", "(none)",
+        "Unix socket on which its VMM speaks QMP with plimsoll alone. Its limit then follows what the VMM has, and `plimsoll guest resize` works.";
     "guests.list[].vcpus", Kind::Guest(Field::Vcpus), Field::Vcpus.allowed(), "vCPUs", "1",
         "Its virtual CPUs.";
     "guests.list[].video", Kind::Guest(Field::Video), Field::Video.allowed(), "bytes", "\"0\"",

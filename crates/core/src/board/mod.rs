@@ -73,6 +73,8 @@ pub struct Guests<'a> {
     pub model: Model,
     /// Overhead, percent, margin and reserve, for a guest that doesn't say.
     pub values: Values,
+    /// Directory in which peaks are kept; empty: none.
+    pub peaks: &'a str,
     /// The guests, names and cgroups all different.
     pub list: Vec<Guest<'a>, GUESTS_MAX>,
 }
@@ -88,6 +90,10 @@ pub struct Guest<'a> {
     pub model: Model,
     /// Out of what.
     pub values: Values,
+    /// What its memory may grow to, in bytes; not below what it is.
+    pub memory_max: u64,
+    /// Path of its VMM's QMP socket; empty: none.
+    pub qmp: &'a str,
 }
 
 /// How memory is given back to the host.
@@ -281,7 +287,7 @@ impl Default for Board<'_> {
 
 impl Default for Guests<'_> {
     fn default() -> Self {
-        Self { model: Model::default(), values: Values::default(), list: Vec::new() }
+        Self { model: Model::default(), values: Values::default(), peaks: "", list: Vec::new() }
     }
 }
 

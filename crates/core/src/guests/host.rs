@@ -6,20 +6,24 @@
 //! memory.max is never written below memory.current, whoever asks for it: that
 //! would kill the VMM.
 
-use core::fmt;
+mod limit;
+mod peak;
+mod show;
+mod size;
 
 use heapless::Vec;
 
+use self::limit::{current, grant, refuse, write_limit};
+pub use self::size::Resizing;
 use super::model::{Model, account};
 use super::pool::{Action, Missing, Refusal, Sink};
-use super::value::Field;
+use super::resize::Resize;
+use super::value::{Field, Values};
 use super::{GUESTS_MAX, Pool};
 use crate::apply::{knob_path, shows};
 use crate::board::{Guest, Guests};
-use crate::json::Json;
 use crate::kernel::{Kernel, Level};
 use crate::limit::Memory;
-use crate::number::decimal;
 use crate::record::cut;
 
 /// Looks from one probing of those above their share to the next; a look is a
@@ -31,10 +35,20 @@ pub struct Hosted<'a> {
     guest: Guest<'a>,
     /// Processes are in its cgroup.
     runs: bool,
+    /// Its memory: what the board file says, until the VMM says otherwise.
+    memory_bytes: u64,
     /// What memory.max is to be, in bytes; 0: it isn't admitted.
     limit_bytes: u64,
-    /// Why it isn't.
+    /// What the kernel shows, as far as was seen, in bytes.
+    shown_bytes: u64,
+    /// What its unit was told, in bytes.
+    told_bytes: u64,
+    /// Why it isn't admitted.
     refusal: Option<Refusal>,
+    /// What it can have, in bytes; to nothing while its VMM does not say.
+    sizes: core::ops::RangeInclusive<u64>,
+    resize: Option<Resize>,
+    peak: peak::Peak,
 }
 
 /// A cgroup to be asked for memory.
@@ -48,8 +62,10 @@ struct Probe {
 pub struct Hosting<'a> {
     hosted: Vec<Hosted<'a>, GUESTS_MAX>,
     pool: Pool,
-    /// What guests of the other models may have together, in bytes.
-    rest_bytes: u64,
+    /// The pool's reserve, in permyriad of the machine's memory; 0 without one.
+    reserve_permyriad: u64,
+    /// The machine's memory, in bytes.
+    host_bytes: u64,
     probes: Vec<Probe, GUESTS_MAX>,
     looks: u32,
     /// Who would go on from here must know of it: see [`Self::changed`].
@@ -60,7 +76,7 @@ pub struct Hosting<'a> {
 pub enum Admission<'h, 'a> {
     /// The board file has none of that name.
     Unknown,
-    /// Others are still asked for memory.
+    /// Others are still asked for memory, or the disk for its peak.
     Waits,
     /// It may not.
     Refused(Refusal),
@@ -72,34 +88,32 @@ impl<'a> Hosting<'a> {
     /// The guests of the board file, none of them admitted.
     #[must_use]
     pub fn new(guests: Guests<'a>, memory: Memory) -> Self {
-        let host = memory.total_pages.saturating_mul(memory.page_bytes);
-        let values = guests.values;
-        let pooled = |guest: &Guest<'_>| guest.model == Model::Pool;
-        let any = guests.list.iter().any(pooled);
-        let part = host.saturating_mul(values.get(Field::Reserve)) / 10_000;
-        let reserve = if any { part } else { 0 };
-        let memory = |guest: &Guest<'_>| guest.values.get(Field::Memory);
-        let all = guests
-            .list
-            .iter()
-            .filter(|guest| pooled(guest))
-            .map(memory)
-            .fold(0, u64::saturating_add);
-        let own = all.min(host.saturating_sub(reserve));
-        let pool = Pool::new(reserve, own, values.get(Field::Margin));
-        let rest_bytes = host.saturating_sub(reserve).saturating_sub(own);
+        let any = guests.list.iter().any(|guest| guest.model == Model::Pool);
+        let reserve_permyriad = if any { guests.values.get(Field::Reserve) } else { 0 };
+        let keeps = !guests.peaks.is_empty();
         let mut hosted = Vec::new();
         for guest in guests.list {
             // As many as there may be.
-            let _ = hosted.push(Hosted { guest, runs: false, limit_bytes: 0, refusal: None });
+            let _ = hosted.push(Hosted::new(guest, keeps));
         }
-        Self { hosted, pool, rest_bytes, probes: Vec::new(), looks: 0, changed: false }
+        Self {
+            hosted,
+            pool: Pool::new(0, 0, guests.values.get(Field::Margin)),
+            reserve_permyriad,
+            host_bytes: memory.total_pages.saturating_mul(memory.page_bytes),
+            probes: Vec::new(),
+            looks: 0,
+            changed: false,
+        }
     }
 
-    /// One look at every guest's cgroup.
-    pub fn look<K: Kernel>(&mut self, kernel: &mut K) {
+    /// One look at every guest's cgroup, on a machine that has this memory now.
+    pub fn look<K: Kernel>(&mut self, kernel: &mut K, memory: Memory) {
         if self.hosted.is_empty() {
             return;
+        }
+        if memory.total_pages > 0 {
+            self.host_bytes = memory.total_pages.saturating_mul(memory.page_bytes);
         }
         let presses = self.looks.is_multiple_of(PRESS_LOOKS);
         self.looks = self.looks.wrapping_add(1);
@@ -115,6 +129,7 @@ impl<'a> Hosting<'a> {
                 let what = if runs { "runs" } else { "is gone" };
                 kernel.log(Level::Info, format_args!("guest {name}: {what}"));
             }
+            hosted.peak.look(kernel, cgroup, runs, presses || turned);
             if runs {
                 self.keep(kernel, at, turned || presses);
             } else if turned {
@@ -188,7 +203,7 @@ impl<'a> Hosting<'a> {
     /// A guest that runs: its limit as wanted, its use to the pool. What is amiss
     /// is not said at every look.
     fn keep<K: Kernel>(&mut self, kernel: &mut K, at: usize, says: bool) {
-        let Some(hosted) = self.hosted.get(at) else { return };
+        let Some(hosted) = self.hosted.get_mut(at) else { return };
         let Guest { name, cgroup, model, .. } = hosted.guest;
         if hosted.limit_bytes > 0 {
             write_limit(kernel, hosted, says);
@@ -201,34 +216,50 @@ impl<'a> Hosting<'a> {
     }
 
     fn start<K: Kernel>(&mut self, kernel: &mut K, at: usize) {
-        let Some(Hosted { guest, .. }) = self.hosted.get(at) else { return };
-        let (name, memory) = (guest.name, guest.values.get(Field::Memory));
-        if guest.model == Model::Pool {
+        let Some(hosted) = self.hosted.get_mut(at) else { return };
+        let (name, memory) = (hosted.guest.name, hosted.memory_bytes);
+        if hosted.guest.model == Model::Pool {
             return self.pooled(kernel, &mut |pool, sink| pool.start(name, memory, sink));
         }
-        let limit = account(guest.model, &guest.values, &mut |_| ()).map(|sum| sum.limit_bytes);
-        let limit = limit.unwrap_or(u64::MAX);
-        let others = || self.hosted.iter().filter(|other| other.guest.model != Model::Pool);
-        let had = others().map(|other| other.limit_bytes).fold(0, u64::saturating_add);
-        let missing = limit.saturating_sub(self.rest_bytes.saturating_sub(had));
-        let most = others().max_by_key(|other| other.limit_bytes);
-        let most = most.filter(|other| other.limit_bytes > 0);
-        let refusal = (missing > 0).then(|| {
-            let holder = cut(format_args!("{}", most.map_or("", |other| other.guest.name)));
-            let held_bytes = most.map_or(0, |other| other.limit_bytes);
-            Refusal::Memory(Missing { bytes: missing, holder, held_bytes })
-        });
+        if hosted.peak.is_unknown() {
+            return hosted.peak.wanted();
+        }
+        let limit = hosted.formula(memory);
+        let missing = self.missing(at, limit);
         let Some(hosted) = self.hosted.get_mut(at) else { return };
-        match refusal {
+        match missing.map(Refusal::Memory) {
             Some(why) => refuse(kernel, hosted, &why),
             None => grant(kernel, hosted, limit),
         };
         self.changed = true;
     }
 
+    /// What a guest of a formula can't have of a limit.
+    fn missing(&self, at: usize, limit_bytes: u64) -> Option<Missing> {
+        let others = || self.formulas().filter(|(other, _)| *other != at).map(|(_, hosted)| hosted);
+        let had = others().map(|other| other.limit_bytes).fold(0, u64::saturating_add);
+        let had = had.saturating_add(self.pool.memory());
+        let room = self.host_bytes.saturating_sub(self.reserve()).saturating_sub(had);
+        let bytes = limit_bytes.checked_sub(room).filter(|bytes| *bytes > 0)?;
+        let most = others().max_by_key(|other| other.limit_bytes);
+        let most = most.filter(|other| other.limit_bytes > 0);
+        let holder = cut(format_args!("{}", most.map_or("", |other| other.guest.name)));
+        Some(Missing { bytes, holder, held_bytes: most.map_or(0, |other| other.limit_bytes) })
+    }
+
+    /// Those whose limits are a formula's.
+    fn formulas(&self) -> impl Iterator<Item = (usize, &Hosted<'a>)> {
+        let all = self.hosted.iter().enumerate();
+        all.filter(|(_, hosted)| hosted.guest.model != Model::Pool)
+    }
+
+    fn reserve(&self) -> u64 {
+        self.host_bytes.saturating_mul(self.reserve_permyriad) / 10_000
+    }
+
     fn leave<K: Kernel>(&mut self, kernel: &mut K, at: usize) {
         let Some(hosted) = self.hosted.get_mut(at) else { return };
-        (hosted.limit_bytes, hosted.refusal) = (0, None);
+        hosted.left();
         self.changed = true;
         let name = hosted.guest.name;
         self.probes.retain(|probe| probe.guest != at);
@@ -237,6 +268,10 @@ impl<'a> Hosting<'a> {
 
     /// An input of the pool, and its outputs done.
     fn pooled<K: Kernel>(&mut self, kernel: &mut K, input: &mut dyn FnMut(&mut Pool, Sink<'_>)) {
+        let reserve = self.reserve();
+        let limits = self.formulas().map(|(_, hosted)| hosted.limit_bytes);
+        let taken = limits.fold(reserve, u64::saturating_add);
+        self.pool.allow(reserve, self.host_bytes.saturating_sub(taken));
         let Self { hosted, pool, probes, changed, .. } = self;
         input(pool, &mut |action| {
             *changed = true;
@@ -258,73 +293,40 @@ impl<'a> Hosting<'a> {
     }
 }
 
-/// Whether the limit is there; one that could not be lowered stays what it was.
-fn grant<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, bytes: u64) -> bool {
-    let had = core::mem::replace(&mut hosted.limit_bytes, bytes);
-    hosted.refusal = None;
-    let done = !hosted.runs || write_limit(kernel, hosted, true);
-    if !done && bytes < had {
-        hosted.limit_bytes = had;
-    }
-    let (name, limit) = (hosted.guest.name, hosted.limit_bytes);
-    kernel.log(Level::Info, format_args!("guest {name}: limit {limit}"));
-    done
-}
-
-fn refuse<K: Kernel>(kernel: &mut K, hosted: &mut Hosted<'_>, why: &Refusal) -> bool {
-    kernel.log(Level::Warning, format_args!("guest {}: refused, {why}", hosted.guest.name));
-    hosted.refusal = Some(why.clone());
-    true
-}
-
-/// Writes memory.max, unless it is there or would kill; whether it is there.
-fn write_limit<K: Kernel>(kernel: &mut K, hosted: &Hosted<'_>, says: bool) -> bool {
-    let Hosted { guest: Guest { name, cgroup, .. }, limit_bytes, .. } = *hosted;
-    let Ok(file) = knob_path(cgroup, "memory.max") else { return false };
-    let shown = decimal(&shows(kernel, &file));
-    // The kernel rounds down to a page, of 64 KiB at most.
-    if shown.is_some_and(|shown| shown <= limit_bytes && limit_bytes - shown < 65536) {
-        return true;
-    }
-    let kills = current(kernel, cgroup).is_none_or(|used| used > limit_bytes);
-    let text = cut::<32>(format_args!("{limit_bytes}"));
-    if !kills && kernel.write(&file, text.as_bytes()).is_ok() {
-        return true;
-    }
-    if says {
-        let why = if kills { "is used above it" } else { "refused" };
-        kernel.log(Level::Error, format_args!("guest {name}: {file}: wanted {text}, {why}"));
-    }
-    false
-}
-
-fn current<K: Kernel>(kernel: &mut K, cgroup: &str) -> Option<u64> {
-    decimal(&shows(kernel, &knob_path(cgroup, "memory.current").ok()?))
-}
-
-impl fmt::Display for Json<&Hosted<'_>> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Hosted { guest, runs, limit_bytes, .. } = self.0;
-        let (name, model) = (guest.name, guest.model.name());
-        let memory = guest.values.get(Field::Memory);
-        let overhead = limit_bytes.saturating_sub(memory);
-        write!(f, r#"{{"name":"{name}","model":"{model}","runs":{runs},"memory_bytes":{memory},"#)?;
-        write!(f, r#""overhead_bytes":{overhead},"limit_bytes":{limit_bytes}}}"#)
-    }
-}
-
-/// As a list of guests.
-impl fmt::Display for Json<&Hosting<'_>> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut comma = r#"{"guests":["#;
-        for hosted in &self.0.hosted {
-            write!(f, "{comma}{}", Json(hosted))?;
-            comma = ",";
+impl<'a> Hosted<'a> {
+    fn new(guest: Guest<'a>, keeps: bool) -> Self {
+        let peak = peak::Peak::new(keeps && guest.model == Model::Measured);
+        let memory_bytes = guest.values.get(Field::Memory);
+        Self {
+            guest,
+            runs: false,
+            memory_bytes,
+            limit_bytes: 0,
+            shown_bytes: 0,
+            told_bytes: 0,
+            refusal: None,
+            sizes: 0..=0,
+            resize: None,
+            peak,
         }
-        if comma != "," {
-            f.write_str(comma)?;
-        }
-        write!(f, r#"],"reserve_free_bytes":{}}}"#, self.0.pool.free_bytes())
+    }
+
+    /// memory.max with this memory, by the guest's formula.
+    fn formula(&self, memory_bytes: u64) -> u64 {
+        let own = self.guest.values.get(Field::Memory);
+        let mut values: Values = self.guest.values;
+        // What was measured is above the memory of then, which was the board file's.
+        let peak = self.peak.bytes().saturating_sub(own);
+        values.put(Field::Memory, memory_bytes);
+        values.put(Field::Peak, if peak > 0 { memory_bytes.saturating_add(peak) } else { 0 });
+        account(self.guest.model, &values, &mut |_| ()).map_or(u64::MAX, |sum| sum.limit_bytes)
+    }
+
+    /// It is gone, or will not come.
+    fn left(&mut self) {
+        (self.limit_bytes, self.shown_bytes, self.told_bytes) = (0, 0, 0);
+        (self.refusal, self.resize, self.sizes) = (None, None, 0..=0);
+        self.memory_bytes = self.guest.values.get(Field::Memory);
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A limit on a VMM's cgroup is the guest's memory and an overhead. [`model`]
 //! works the overhead out from sizes, [`pool`] shares a reserve out among the
-//! guests that run.
+//! guests that run. [`qmp`] asks a VMM for sizes, [`resize`] changes them.
 
 pub mod host;
 pub mod model;
 pub mod pool;
+pub mod qmp;
+pub mod resize;
 mod value;
 
 pub use self::model::{Account, Model, account};

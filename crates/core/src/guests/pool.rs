@@ -163,6 +163,54 @@ impl Pool {
         self.settle(sink);
     }
 
+    /// What the reserve is now, and what the guests' own memory may come to.
+    pub fn allow(&mut self, reserve_bytes: u64, memory_bytes: u64) {
+        self.reserve_bytes = reserve_bytes / BLOCK_BYTES * BLOCK_BYTES;
+        self.memory_bytes = memory_bytes;
+    }
+
+    /// A guest's memory is another now, or is about to be: more, if there is as
+    /// much, or less, as far as its use, just read, lets the limit fall.
+    ///
+    /// # Errors
+    /// There is not as much.
+    pub fn resize(
+        &mut self,
+        name: &str,
+        memory_bytes: u64,
+        use_bytes: u64,
+        sink: Sink<'_>,
+    ) -> Result<(), Missing> {
+        let there = self.memory_bytes.saturating_sub(self.memory());
+        let Some(at) = self.find(name) else { return Ok(()) };
+        let Some(guest) = self.guests.get(at) else { return Ok(()) };
+        let (had, grant, waits) = (guest.memory_bytes, guest.grant_bytes, guest.waits());
+        if let Some(more) = memory_bytes.checked_sub(had.saturating_add(there)).filter(|it| *it > 0)
+        {
+            return Err(self.missing(more, |guest| guest.memory_bytes));
+        }
+        let used = use_bytes.saturating_add(self.margin_bytes).saturating_sub(grant);
+        let used = used.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES);
+        let memory_bytes = if memory_bytes < had && !waits {
+            memory_bytes.max(used).min(had)
+        } else {
+            memory_bytes
+        };
+        let bytes = memory_bytes.saturating_add(grant);
+        let name = match self.guests.get(at) {
+            Some(guest) if memory_bytes != had => &guest.name,
+            _ => return Ok(()),
+        };
+        if waits || sink(Action::Limit { name, bytes }) || memory_bytes > had {
+            if let Some(guest) = self.guests.get_mut(at) {
+                guest.memory_bytes = memory_bytes;
+            }
+            self.press(sink);
+            self.settle(sink);
+        }
+        Ok(())
+    }
+
     /// A guest is gone, or does not wait any more.
     pub fn stop(&mut self, name: &str, sink: Sink<'_>) {
         self.guests.retain(|guest| guest.name != name);
@@ -223,6 +271,12 @@ impl Pool {
         self.find(name).is_some()
     }
 
+    /// The guests' own memory, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.guests.iter().map(|guest| guest.memory_bytes).sum()
+    }
+
     /// What a guest keeps above its use, in bytes.
     #[must_use]
     pub fn margin_bytes(&self) -> u64 {
@@ -249,13 +303,9 @@ impl Pool {
         self.guests.iter().position(|guest| guest.name == name)
     }
 
-    fn all_memory(&self) -> u64 {
-        self.guests.iter().map(|guest| guest.memory_bytes).sum()
-    }
-
     /// What a guest ought to have of the reserve: its share, or the least.
     fn aim(&self, guest: &Guest) -> u64 {
-        let share = share(self.reserve_bytes, guest.memory_bytes, self.all_memory());
+        let share = share(self.reserve_bytes, guest.memory_bytes, self.memory());
         share.unwrap_or(0).max(LEAST_BYTES)
     }
 
@@ -267,7 +317,7 @@ impl Pool {
         if name.is_empty() || self.find(&name).is_some() {
             return Err(Refusal::Name);
         }
-        let there = self.memory_bytes.saturating_sub(self.all_memory());
+        let there = self.memory_bytes.saturating_sub(self.memory());
         if memory_bytes > there {
             let missing = self.missing(memory_bytes - there, |guest| guest.memory_bytes);
             return Err(Refusal::Memory(missing));

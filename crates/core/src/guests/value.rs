@@ -117,7 +117,8 @@ impl Field {
     }
 
     /// The value that a text says, if it is allowed.
-    pub(crate) fn parse(self, text: &str) -> Option<u64> {
+    #[must_use]
+    pub fn parse(self, text: &str) -> Option<u64> {
         let value = match self.range().form {
             Form::Count => decimal(text)?,
             form => match Limit::parse(text).ok()? {
@@ -155,6 +156,14 @@ impl Values {
     #[must_use]
     pub fn get(&self, field: Field) -> u64 {
         self.0.get(field as usize).copied().unwrap_or_default()
+    }
+
+    /// Sets a value, whether it is within its range or not: a sum that it breaks is
+    /// refused.
+    pub(super) fn put(&mut self, field: Field, value: u64) {
+        if let Some(of) = self.0.get_mut(field as usize) {
+            *of = value;
+        }
     }
 
     /// A value that can't be done without.

@@ -122,6 +122,20 @@ impl Machine {
         self.input(|pool, sink| pool.seen(name, current, sink));
     }
 
+    /// A guest's memory becomes another; whether it may.
+    fn resize(&mut self, name: &str, memory: u64) -> bool {
+        let current = self.cgroups[name].held + self.cgroups[name].cache;
+        let memory_of = |pool: &Pool| pool.guests[pool.find(name).unwrap()].memory_bytes;
+        // What it counts as: less only as far as its limit can fall.
+        let mut trial = self.pool.clone();
+        let _ = trial.resize(name, memory, current, &mut |_| true);
+        self.cgroups.get_mut(name).unwrap().memory = memory_of(&trial);
+        let mut done = Ok(());
+        self.input(|pool, sink| done = pool.resize(name, memory, current, sink));
+        self.cgroups.get_mut(name).unwrap().memory = memory_of(&self.pool);
+        done.is_ok()
+    }
+
     fn max(&self, name: &str) -> u64 {
         let max = self.cgroups[name].max;
         assert_eq!(self.pool.limit(name), (max > 0).then_some(max));
@@ -220,6 +234,30 @@ fn a_refusal_names_the_number_and_the_holder() {
 }
 
 #[test]
+fn a_limit_follows_the_memory() {
+    let mut machine = Machine::new(600 * MIB, 2048 * MIB, 1);
+    machine.start("a", 1024 * MIB);
+    assert!(machine.resize("a", 1536 * MIB));
+    assert_eq!(machine.max("a"), (1536 + 600) * MIB);
+    assert!(!machine.resize("a", 2049 * MIB), "more than there is");
+    assert_eq!(machine.max("a"), (1536 + 600) * MIB);
+    // Down to what it uses, and the margin; then to where it belongs.
+    machine.cgroups.get_mut("a").unwrap().held = 2000 * MIB;
+    assert!(machine.resize("a", 1024 * MIB));
+    assert_eq!(machine.max("a"), 2032 * MIB);
+    machine.cgroups.get_mut("a").unwrap().held = 100 * MIB;
+    assert!(machine.resize("a", 1024 * MIB));
+    assert_eq!(machine.max("a"), (1024 + 600) * MIB);
+    // Its memory counts for its share.
+    machine.start("b", 1024 * MIB);
+    while machine.answer() {}
+    assert!(machine.resize("b", 512 * MIB));
+    while machine.answer() {}
+    machine.look("b");
+    assert_eq!((machine.max("a"), machine.max("b")), ((1024 + 400) * MIB, (512 + 200) * MIB));
+}
+
+#[test]
 fn no_more_than_fit() {
     let mut machine = Machine::new(4096 * MIB, u64::MAX, 7);
     for at in 0..=GUESTS_MAX {
@@ -238,7 +276,7 @@ fn no_more_than_fit() {
 
 #[test]
 fn a_thousand_sequences() {
-    let (mut starts, mut refusals, mut probes) = (0, 0, 0);
+    let (mut starts, mut refusals, mut probes, mut resizes) = (0, 0, 0, 0);
     for seed in 1..=1000_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let reserve = dice.below(4096) * MIB + dice.below(MIB);
@@ -249,7 +287,11 @@ fn a_thousand_sequences() {
             let name = format!("g{}", dice.below(20));
             let running = machine.running();
             let any = running.get(usize::try_from(dice.below(64)).unwrap() % running.len().max(1));
-            match dice.below(8) {
+            match dice.below(9) {
+                8 => {
+                    let memory = (dice.below(1 << 23) + 1) * 1024;
+                    resizes += any.map_or(0, |name| u32::from(machine.resize(name, memory)));
+                }
                 0 | 1 => {
                     starts += 1;
                     machine.start(&name, (dice.below(1 << 23) + 1) * 1024);
@@ -265,6 +307,7 @@ fn a_thousand_sequences() {
         settles(machine);
     }
     assert!(starts > 5000 && refusals > 1000 && probes > 1000, "{starts} {refusals} {probes}");
+    assert!(resizes > 1000, "{resizes}");
 }
 
 /// When nobody uses anything any more, each has what it ought to have.

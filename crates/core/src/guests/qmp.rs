@@ -1,0 +1,367 @@
+//! The QEMU Machine Protocol, as far as memory goes: what a guest has, and what
+//! its virtio-mem devices are asked to have (docs/interop/qmp-spec of QEMU).
+//!
+//! One question at a time. What comes is the VMM's, which a guest may have taken
+//! over: what isn't the answer to the question is passed over, and a size that is
+//! none ends the session.
+
+use core::fmt::Write as _;
+
+use heapless::{String, Vec};
+
+use super::value::Field;
+use crate::board::json::Walk;
+use crate::board::keys::unquoted;
+use crate::number::decimal;
+
+/// Longest message, in bytes: sixteen devices need 4000, a greeting 300.
+pub const MESSAGE_BYTES_MAX: usize = 8192;
+/// Longest question, in bytes: a `qom-set` with the longest id.
+pub const ASK_BYTES_MAX: usize = 256;
+/// virtio-mem devices of a guest: one, or one for each of its memory nodes.
+pub const DEVICES_MAX: usize = 4;
+/// Longest id of a device, in bytes; libvirt's have ten (`virtiomem0`).
+const ID_MAX: usize = 64;
+/// How long an answer may take, in microseconds: 5 s. QEMU answers between two
+/// turns of its main loop, which a snapshot may hold up.
+const ANSWER_US: u64 = 5_000_000;
+/// From one look at the devices to the next, in microseconds: 1 s.
+const LOOK_US: u64 = 1_000_000;
+/// The same while they change, in microseconds: 100 ms. QEMU tells of a change at
+/// most once a second.
+const HURRY_US: u64 = 100_000;
+
+/// A virtio-mem device, sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    id: String<ID_MAX>,
+    /// What it has.
+    pub size: u64,
+    /// What it is asked to have.
+    pub requested: u64,
+    max: u64,
+    block: u64,
+}
+
+/// A guest's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// What no virtio-mem device has, in bytes.
+    pub fixed: u64,
+    /// The devices, in QEMU's order.
+    pub devices: Vec<Device, DEVICES_MAX>,
+}
+
+impl Sizes {
+    fn sum(&self, of: impl Fn(&Device) -> u64) -> u64 {
+        self.devices.iter().map(of).fold(0, u64::saturating_add)
+    }
+
+    /// What the devices have, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.sum(|device| device.size)
+    }
+
+    /// What they are asked to have.
+    #[must_use]
+    pub fn requested(&self) -> u64 {
+        self.sum(|device| device.requested)
+    }
+
+    /// What they can have.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.sum(|device| device.max)
+    }
+
+    /// What the guest may use: what it has, and what it is about to get.
+    #[must_use]
+    pub fn claimed(&self) -> u64 {
+        self.fixed.saturating_add(self.sum(|device| device.size.max(device.requested)))
+    }
+
+    /// The same devices asked to have `total` together, as near as their blocks
+    /// allow: the first are filled first, the last emptied first.
+    #[must_use]
+    pub fn asked_for(&self, total: u64) -> Self {
+        let mut asked = self.clone();
+        let (mut more, mut less) =
+            (total.saturating_sub(self.size()), self.size().saturating_sub(total));
+        let whole = |bytes: u64, block: u64| bytes.checked_div(block).unwrap_or(0) * block;
+        for device in &mut asked.devices {
+            let take = whole(more.min(device.max.saturating_sub(device.size)), device.block);
+            device.requested = device.size.saturating_add(take);
+            more -= take;
+        }
+        for device in asked.devices.iter_mut().rev() {
+            let give = whole(less.min(device.size), device.block);
+            device.requested = device.requested.saturating_sub(give);
+            less -= give;
+        }
+        asked
+    }
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// What came is no message.
+    Text,
+    /// A size is none, or there are more devices than are known here.
+    Size,
+    /// The VMM refused what it was asked.
+    Refused,
+    /// No answer in time.
+    Late,
+    /// It hung up.
+    Closed,
+}
+
+impl Fault {
+    /// In words.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "no message of QMP",
+            Self::Size => "sizes that can't be, or more than 4 virtio-mem devices",
+            Self::Refused => "the VMM refuses",
+            Self::Late => "no answer",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Capabilities,
+    Base,
+    Devices,
+    Request,
+}
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub struct Session {
+    greeted: bool,
+    /// What was asked last, and whether its answer is to come.
+    question: Question,
+    waits: bool,
+    /// The question's id, which its answer has.
+    id: u64,
+    until_us: u64,
+    next_us: u64,
+    base: u64,
+    /// The devices to be asked, the next one last.
+    requests: Vec<(String<ID_MAX>, u64), DEVICES_MAX>,
+}
+
+impl Session {
+    /// A connection that was just made.
+    #[must_use]
+    pub fn new(now: u64) -> Self {
+        Self {
+            greeted: false,
+            question: Question::Capabilities,
+            waits: true,
+            id: 0,
+            until_us: now.saturating_add(ANSWER_US),
+            next_us: now,
+            base: 0,
+            requests: Vec::new(),
+        }
+    }
+
+    /// Takes a message, without the newline: the sizes, where it tells them.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn hear(&mut self, message: &[u8], now: u64) -> Result<Option<Sizes>, Fault> {
+        let Message { kind, id, base, mut sizes } = Message::read(message)?;
+        match kind {
+            Kind::Greeting if !self.greeted => {
+                (self.greeted, self.waits) = (true, false);
+                return Ok(None);
+            }
+            Kind::Changed => {
+                self.hurry(now);
+                return Ok(None);
+            }
+            Kind::Return | Kind::Error if self.greeted && self.waits && id == Some(self.id) => {}
+            _ => return Ok(None),
+        }
+        if kind == Kind::Error {
+            return Err(Fault::Refused);
+        }
+        (self.waits, self.next_us) = (false, now);
+        match self.question {
+            Question::Capabilities => self.question = Question::Base,
+            Question::Base => {
+                self.base = base.filter(|base| Field::Memory.allows(*base)).ok_or(Fault::Size)?;
+                self.question = Question::Devices;
+            }
+            Question::Request => self.question = Question::Devices,
+            Question::Devices => {
+                self.next_us = now.saturating_add(LOOK_US);
+                sizes.fixed = sizes.fixed.saturating_add(self.base);
+                let whole = sizes.fixed.saturating_add(sizes.max());
+                return if Field::Memory.allows(whole) {
+                    Ok(Some(sizes))
+                } else {
+                    Err(Fault::Size)
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has the devices asked for what `sizes` say.
+    pub fn request(&mut self, sizes: &Sizes) {
+        self.requests.clear();
+        for device in sizes.devices.iter().rev() {
+            let _ = self.requests.push((device.id.clone(), device.requested));
+        }
+    }
+
+    /// Looks again soon: something changes.
+    pub fn hurry(&mut self, now: u64) {
+        self.next_us = self.next_us.min(now.saturating_add(HURRY_US));
+    }
+
+    /// The next question, if it is time for one.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn ask(&mut self, now: u64) -> Result<Option<String<ASK_BYTES_MAX>>, Fault> {
+        if self.waits {
+            return if now >= self.until_us { Err(Fault::Late) } else { Ok(None) };
+        }
+        let mut request = None;
+        if self.question == Question::Devices && !self.requests.is_empty() {
+            (self.question, request) = (Question::Request, self.requests.pop());
+        } else if now < self.next_us {
+            return Ok(None);
+        }
+        self.id = self.id.wrapping_add(1);
+        let (id, mut text) = (self.id, String::new());
+        let written = match self.question {
+            Question::Capabilities => write!(text, r#"{{"execute":"qmp_capabilities","#),
+            Question::Base => write!(text, r#"{{"execute":"query-memory-size-summary","#),
+            Question::Devices => write!(text, r#"{{"execute":"query-memory-devices","#),
+            Question::Request => {
+                let (device, bytes) = request.unwrap_or_default();
+                write!(
+                    text,
+                    r#"{{"execute":"qom-set","arguments":{{"path":"/machine/peripheral/{device}","property":"requested-size","value":{bytes}}},"#
+                )
+            }
+        };
+        written.and_then(|()| writeln!(text, r#""id":{id}}}"#)).map_err(|_| Fault::Text)?;
+        (self.waits, self.until_us) = (true, now.saturating_add(ANSWER_US));
+        Ok(Some(text))
+    }
+
+    /// When [`Self::ask`] has something to say.
+    #[must_use]
+    pub fn deadline_us(&self) -> u64 {
+        match (self.waits, self.requests.is_empty()) {
+            (true, _) => self.until_us,
+            (false, true) => self.next_us,
+            (false, false) => 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    Greeting,
+    Return,
+    Error,
+    /// MEMORY_DEVICE_SIZE_CHANGE
+    Changed,
+    #[default]
+    Other,
+}
+
+/// What of a message counts here.
+#[derive(Default)]
+struct Message {
+    kind: Kind,
+    id: Option<u64>,
+    /// `base-memory`
+    base: Option<u64>,
+    sizes: Sizes,
+}
+
+/// A memory device, as far as it was read.
+#[derive(Default)]
+struct Element {
+    virtio_mem: bool,
+    /// A DIMM: its memory is the guest's as well, that of an NVDIMM is not.
+    dimm: bool,
+    device: Device,
+}
+
+impl Message {
+    fn read(text: &[u8]) -> Result<Self, Fault> {
+        let mut walk = Walk::with_escapes();
+        let (mut message, mut element) = (Self::default(), Element::default());
+        while let Some(value) = walk.next(text).map_err(|_| Fault::Text)? {
+            let raw = value.span.text(text);
+            let size = || decimal(raw).filter(|_| !raw.starts_with('+')).ok_or(Fault::Size);
+            match walk.path() {
+                "QMP" => message.kind = Kind::Greeting,
+                "return" => message.kind = Kind::Return,
+                "error" => message.kind = Kind::Error,
+                "event" if raw == r#""MEMORY_DEVICE_SIZE_CHANGE""# => message.kind = Kind::Changed,
+                "id" => message.id = decimal(raw),
+                "return.base-memory" => message.base = Some(size()?),
+                path => {
+                    let Some((_, member)) =
+                        path.strip_prefix("return[").and_then(|rest| rest.split_once(']'))
+                    else {
+                        continue;
+                    };
+                    let device = &mut element.device;
+                    match member {
+                        // The next one begins.
+                        "" => message.add(core::mem::take(&mut element))?,
+                        ".type" => {
+                            element.virtio_mem = raw == r#""virtio-mem""#;
+                            element.dimm = raw == r#""dimm""#;
+                        }
+                        ".data.id" => {
+                            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                            let id = unquoted(raw).filter(|id| id.chars().all(plain));
+                            device.id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
+                        }
+                        ".data.size" => device.size = size()?,
+                        ".data.requested-size" => device.requested = size()?,
+                        ".data.max-size" => device.max = size()?,
+                        ".data.block-size" => device.block = size()?,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        message.add(element)?;
+        Ok(message)
+    }
+
+    fn add(&mut self, element: Element) -> Result<(), Fault> {
+        let Element { virtio_mem, dimm, device } = element;
+        if dimm || (virtio_mem && device.id.is_empty()) {
+            // One without a name can't be asked.
+            self.sizes.fixed = self.sizes.fixed.saturating_add(device.size);
+        } else if virtio_mem {
+            if device.size.max(device.requested) > device.max || device.block == 0 {
+                return Err(Fault::Size);
+            }
+            self.sizes.devices.push(device).map_err(|_| Fault::Size)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
