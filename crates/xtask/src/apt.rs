@@ -82,10 +82,20 @@ impl Apt {
         let mut download = self.command("apt-get");
         download.current_dir(downloads.path()).args(["-q", "download", package]);
         command::output(&mut download)?;
-        for deb in fs::read_dir(downloads.path())? {
-            command::output(Command::new("dpkg-deb").arg("-x").arg(deb?.path()).arg(into))?;
-        }
-        Ok(())
+        unpack_from(downloads.path(), into)
+    }
+
+    /// Downloads a package and all that it depends on, recommended ones left out,
+    /// and unpacks them into `into`, running nothing of them.
+    pub fn unpack_all(&self, package: &str, into: &Path) -> Result<()> {
+        let downloads = tempfile::tempdir_in(&self.dir)?;
+        fs::create_dir(downloads.path().join("partial"))?;
+        let mut install = self.command("apt-get");
+        install.arg(format!("-oDir::Cache::archives={}", downloads.path().display()));
+        // dpkg's own lock is of no use here, and root's.
+        install.args(["-oDebug::NoLocking=true", "-q", "--yes", "--download-only"]);
+        command::output(install.args(["--no-install-recommends", "install", package]))?;
+        unpack_from(downloads.path(), into)
     }
 
     /// The file that names the archive for apt.
@@ -112,6 +122,17 @@ impl Apt {
         command.args(["-oAPT::Sandbox::User=root", "-oAcquire::Languages=none"]);
         command
     }
+}
+
+/// Unpacks all packages of a directory.
+fn unpack_from(downloads: &Path, into: &Path) -> Result<()> {
+    for entry in fs::read_dir(downloads)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            command::output(Command::new("dpkg-deb").arg("-x").arg(path).arg(into))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where packages come from: one line or stanza of apt's sources.

@@ -154,16 +154,23 @@ fn entry(name: &str, kind: Type, uuid: Uuid, first_lba: u64, last_lba: u64) -> P
     Partition { part_type_guid: kind, part_guid: uuid, first_lba, last_lba, flags: 0, name }
 }
 
+/// What makes an ext4 file system with that label.
+pub(crate) fn mke2fs(label: &str) -> Command {
+    let mut mke2fs = Command::new("mke2fs");
+    // Administrators' directories are not on everybody's PATH.
+    let path = std::env::var("PATH").unwrap_or_default();
+    mke2fs.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-L", label]);
+    mke2fs
+}
+
 /// Makes an ext4 file system in place, nothing of it left for the kernel to
 /// initialise later.
 fn format(disk: &Path, partition: &Partition, uuid: Uuid, content: Option<&Path>) -> Result<()> {
     let offset = partition.first_lba * SECTOR;
     let kib = (partition.last_lba + 1 - partition.first_lba) * SECTOR / 1024;
-    let mut mke2fs = Command::new("mke2fs");
-    // Administrators' directories are not on everybody's PATH.
-    let path = std::env::var("PATH").unwrap_or_default();
-    mke2fs.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-L", &partition.name, "-U", &uuid.to_string(), "-E"]);
+    let mut mke2fs = mke2fs(&partition.name);
+    mke2fs.args(["-U", &uuid.to_string(), "-E"]);
     mke2fs.arg(format!("offset={offset},lazy_itable_init=0,lazy_journal_init=0"));
     if let Some(content) = content {
         mke2fs.arg("-d").arg(content);

@@ -6,6 +6,7 @@
 mod host;
 mod media;
 mod virtio_mem;
+mod vmm;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,7 @@ pub struct Guest {
     on_serial: Option<LineTaker>,
     busybox_initramfs: bool,
     root: bool,
+    qemu: bool,
 }
 
 /// What came of a command in a guest.
@@ -132,6 +134,7 @@ impl Guest {
             on_serial: None,
             busybox_initramfs: false,
             root,
+            qemu: false,
         })
     }
 
@@ -290,6 +293,7 @@ impl Guest {
     ) -> Result<Outcome> {
         let dir = TempDir::with_prefix("plimsoll-")?;
         let end = format!("{}\n", Uuid::new_v4());
+        self.attach_qemu()?;
         let kernel = packages::kernel(self.suite, self.flavour, self.board.arch, self.steps)?;
         let initramfs = dir.path().join("initramfs");
         let files = self.write_image(&kernel, script, &end, &initramfs)?;

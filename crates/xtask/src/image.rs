@@ -61,7 +61,7 @@ impl Image<'_> {
         for dir in ["dev", "proc", "sys", "run", "tmp", "mnt", "root", "var/qm"] {
             archive.directory(dir);
         }
-        archive.device("dev/console", 5, 1);
+        archive.console();
         archive.device("dev/null", 1, 3);
         if self.busybox_init {
             archive.file("init", 0o755, BUSYBOX_INIT.as_bytes());
@@ -157,6 +157,11 @@ impl Archive {
             self.host_tree(&format!("{path}/{name}"), &entry)?;
         }
         Ok(())
+    }
+
+    /// /dev/console, which the first process has as its standard streams.
+    pub fn console(&mut self) {
+        self.device("dev/console", 5, 1);
     }
 
     fn device(&mut self, path: &str, major: u32, minor: u32) {

@@ -31,6 +31,7 @@ pub mod size;
 pub mod stream;
 pub mod target;
 pub mod test;
+pub mod vmm;
 
 /// The workspace's directory.
 #[must_use]

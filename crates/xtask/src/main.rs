@@ -182,6 +182,9 @@ struct GuestArgs {
     /// GUEST:LOCAL, a file of the guest, fetched when CMD has ended
     #[arg(long)]
     get: Vec<String>,
+    /// The board has a QEMU of its own, and a guest's kernel and initramfs in /vmm
+    #[arg(long)]
+    qemu: bool,
     /// How long the guest may take
     #[arg(long, value_name = "SECS", default_value_t = 120)]
     timeout: u64,
@@ -330,6 +333,9 @@ fn bench(args: BenchArgs) -> Result<()> {
 
 fn guest(args: &GuestArgs) -> Result<ExitCode> {
     let mut guest = args.board.guest()?.timeout(Duration::from_secs(args.timeout)).streamed();
+    if args.qemu {
+        guest = guest.with_qemu();
+    }
     for put in &args.put {
         let (local, path) = put.split_once(':').context("--put takes LOCAL:GUEST")?;
         guest = guest.put(local, path);

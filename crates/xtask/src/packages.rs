@@ -71,13 +71,13 @@ pub fn kernel(suite: Suite, flavour: Flavour, arch: Arch, steps: Steps) -> Resul
         Flavour::Cloud => format!("linux-image-cloud-{}", arch.debian()),
         Flavour::Pages16k => format!("linux-image-{}-16k", arch.debian()),
     };
-    let root = unpacked(&package, &KERNEL_PARTS, suite, arch, steps)?;
+    let root = unpacked(&package, Needs::Of(&KERNEL_PARTS), suite, arch, steps)?;
     find_kernel(&root).with_context(|| format!("no kernel in {}", root.display()))
 }
 
 /// busybox, static. One version for all kernels: it is not what is tested.
 pub fn busybox(arch: Arch, steps: Steps) -> Result<PathBuf> {
-    let root = unpacked("busybox-static", &[], Suite::Bookworm, arch, steps)?;
+    let root = unpacked("busybox-static", Needs::Of(&[]), Suite::Bookworm, arch, steps)?;
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| root.join(place));
     places.into_iter().find(|p| p.is_file()).context("no busybox in Debian's busybox-static")
 }
@@ -85,16 +85,24 @@ pub fn busybox(arch: Arch, steps: Steps) -> Result<PathBuf> {
 /// Prometheus's own check of metrics, for this machine.
 pub fn promtool(steps: Steps) -> Result<PathBuf> {
     let arch = Arch::of_host().context("promtool is there for x86_64 and aarch64")?;
-    let promtool =
-        unpacked("prometheus", &[], Suite::Bookworm, arch, steps)?.join("usr/bin/promtool");
+    let promtool = unpacked("prometheus", Needs::Of(&[]), Suite::Bookworm, arch, steps)?
+        .join("usr/bin/promtool");
     promtool.is_file().then_some(promtool).context("no promtool in Debian's prometheus")
 }
 
-/// The directory with the package's files and those of the packages it depends
-/// on whose names begin with one of `parts`.
+/// Which of the packages that one depends on are unpacked with it.
+#[derive(Clone, Copy, Debug)]
+pub enum Needs<'a> {
+    /// Those whose names begin with one of these.
+    Of(&'a [&'a str]),
+    /// All of them, as apt would install them.
+    All,
+}
+
+/// The directory with the package's files and those of the packages it needs.
 pub fn unpacked(
     package: &str,
-    parts: &[&str],
+    needs: Needs<'_>,
     suite: Suite,
     arch: Arch,
     steps: Steps,
@@ -113,7 +121,7 @@ pub fn unpacked(
         return Ok(dir);
     }
     let fetched = steps.run(format!("package {package} of {suite} for {arch}"), || {
-        fetch(package, parts, suite, arch, &stamp)
+        fetch(package, needs, suite, arch, &stamp)
     });
     fetched.or_else(|error| {
         let dir = resolved(&stamp).ok_or(error)?;
@@ -129,14 +137,26 @@ fn resolved(stamp: &Path) -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
-fn fetch(package: &str, parts: &[&str], suite: &str, arch: Arch, stamp: &Path) -> Result<PathBuf> {
+fn fetch(
+    package: &str,
+    needs: Needs<'_>,
+    suite: &str,
+    arch: Arch,
+    stamp: &Path,
+) -> Result<PathBuf> {
     let apt = Apt::update(suite, arch)?;
-    let packages = closure(&apt, package, parts)?;
+    let packages = match needs {
+        Needs::Of(parts) => closure(&apt, package, parts)?,
+        Needs::All => vec![apt.show(package)?],
+    };
     let first = packages.first().context("a closure holds at least its start")?;
     // Of a kernel's metapackage, the version is that of the kernel and its build.
     let name = format!("{}_{}_{}", first.name, first.version.replace(':', "%3a"), arch.debian());
     let dir = packages_dir()?.join(&name);
-    cache::dir(&dir, |into| packages.iter().try_for_each(|p| apt.unpack(&p.name, into)))?;
+    cache::dir(&dir, |into| match needs {
+        Needs::Of(_) => packages.iter().try_for_each(|p| apt.unpack(&p.name, into)),
+        Needs::All => apt.unpack_all(package, into),
+    })?;
     cache::write(stamp, name.as_bytes())?;
     Ok(dir)
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
-use crate::packages::{self, Suite};
+use crate::packages::{self, Needs, Suite};
 use crate::progress::Steps;
 use crate::{command, repository};
 
@@ -167,8 +167,8 @@ impl Toolchain {
         let host = Arch::of_host().context("plimsoll is built on x86_64 or aarch64")?;
         steps.say("instead: Debian's rustc-web, unpacked into the cache");
         let suite = Suite::Bookworm;
-        let root = packages::unpacked("rustc-web", &COMPILER_PARTS, suite, host, steps)?;
-        let library = packages::unpacked("libstd-rust-web-dev", &[], suite, arch, steps)?;
+        let root = packages::unpacked("rustc-web", Needs::Of(&COMPILER_PARTS), suite, host, steps)?;
+        let library = packages::unpacked("libstd-rust-web-dev", Needs::Of(&[]), suite, arch, steps)?;
         let linker = format!("lib/rustlib/{host}-unknown-linux-gnu/bin/rust-lld");
         let foreign = Foreign {
             libraries: root.join(format!("usr/lib/{host}-linux-gnu")),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Guest;
 use crate::image::{Archive, Image};
-use crate::{modules, packages, rootfs, target};
+use crate::{modules, packages, rootfs, target, vmm};
 
 impl Guest {
     /// Writes the initramfs, and returns what the root has of this guest.
@@ -37,6 +37,9 @@ impl Guest {
                 busybox_init: self.busybox_initramfs,
             };
             let mut initramfs = image.archive()?;
+            if self.qemu {
+                vmm::links(arch, &mut initramfs);
+            }
             let mut root = self.root.then(|| image.root_files()).transpose()?;
             let archive = root.as_mut().unwrap_or(&mut initramfs);
             let get: String = self.get.iter().map(|path| format!("{path}\n")).collect();
