@@ -1,4 +1,4 @@
-//! Board files: what is refused, what is then left, and that both decoders
+//! Board files: what is refused, what is then left, and that all decoders
 //! agree on it.
 
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use plimsoll_core::agent::settings::{CGROUPS_MAX, Settings};
 use plimsoll_core::board::keys::{DOCS, KEYS};
 use plimsoll_core::board::{
     self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Guests, Identity, OnLimitFailure,
-    PartitionSize, Restart, Side, Uuid, VirtioMem,
+    PartitionSize, Raw, Restart, Side, Uuid, VirtioMem,
 };
 use plimsoll_core::guests::{Field, GUESTS_MAX, Model};
 use plimsoll_core::limit::{Limit, Memory};
@@ -31,14 +31,22 @@ fn boards() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "..", "boards"].iter().collect()
 }
 
-/// Reads with both decoders, hands over what they agree on.
+/// A decoder for [`board::read`] that is not the board's own.
+type Decoder = fn(&[u8]) -> Option<Raw<'_>>;
+
+/// Reads with all decoders, hands over what they agree on.
 fn read<T>(text: &[u8], look: impl FnOnce(&Board<'_>, &Faults) -> T) -> T {
-    let (mut small, mut large) = (text.to_vec(), text.to_vec());
-    let (mut faults, mut large_faults) = (Faults::default(), Faults::default());
-    let board = board::read(&mut small, board::decode_core, &mut faults);
-    let large = board::read(&mut large, |t| serde_json::from_slice(t).ok(), &mut large_faults);
-    assert_eq!(board, large);
-    assert_eq!(faults, large_faults);
+    let (mut own, mut faults) = (text.to_vec(), Faults::default());
+    let board = board::read(&mut own, board::decode_core, &mut faults);
+    let others: [Decoder; 2] = [
+        |text| serde_json::from_slice(text).ok(),
+        |text| serde_json_core::from_slice(text).ok().map(|(raw, _)| raw),
+    ];
+    for decode in others {
+        let (mut text, mut other_faults) = (text.to_vec(), Faults::default());
+        assert_eq!(board, board::read(&mut text, decode, &mut other_faults));
+        assert_eq!(faults, other_faults);
+    }
     assert!(faults.iter().all(|fault| fault.allowed != "a file that can be decoded"));
     if !faults.is_empty() {
         assert_ne!(board.qm.memory_max, Limit::Infinity);

@@ -21,7 +21,7 @@ use crate::{command, repository};
 pub const PROFILE: &str = "board";
 
 /// Flags of rustc for every architecture.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 17] = [
     "-Clinker=rust-lld",
     "-Clinker-flavor=ld.lld",
     // No libraries of a libc.
@@ -42,6 +42,11 @@ const FLAGS: [&str; 15] = [
     // kilobyte; and ends of blocks that are the same, however short.
     "-Cllvm-args=-min-jump-table-entries=16",
     "-Cllvm-args=-tail-merge-threshold=1000 -tail-merge-size=2",
+    // What a loop doesn't change is worked out in it: kept in registers before it,
+    // it drives other values onto the stack. 3 KB.
+    "-Cllvm-args=-disable-machine-licm",
+    // Copies and fills of more than a word or two are calls, 2 KB.
+    "-Cllvm-args=-max-store-memcpy=1 -max-store-memmove=1 -max-store-memset=1",
     // Nothing is relocated at start-up that could be made read-only then.
     "-Clink-arg=-znorelro",
 ];
@@ -194,6 +199,11 @@ impl Toolchain {
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repository()).arg(subcommand);
         cargo.args(["--profile", PROFILE, "--target", &self.triple]);
+        if self.triple.starts_with("aarch64") {
+            // Code and data are below 1 MiB, so one instruction instead of two has
+            // the address of anything: 5 KB. The linker refuses what is too far.
+            flags.push("-Ccode-model=tiny".into());
+        }
         if self.triple.ends_with("musl") {
             // No start files, which Rust brings along for this libc.
             flags.push("-Clink-self-contained=no".into());

@@ -1,11 +1,12 @@
 //! The board file as decoded, before any check.
 //!
-//! One visitor goes by the table of keys: a derived struct per object would cost
-//! 16 KiB more of code, a sixth of what the binary may have. What has no JSON
-//! type of its own (a number or a word, a fraction) is left to the text, and so
-//! are the guests' and the agent's sections, whose readers go by the text alone.
+//! The board reads it with the [`Walk`] that scanned it before; the host and the
+//! tests with serde's decoders, which have to find the same. One visitor for
+//! those goes by the table of keys, and recurses as deep as it, six levels.
 //!
-//! The reader recurses as deep as the table of keys, six levels.
+//! What has no JSON type of its own (a number or a word, a fraction) is left to
+//! the text, and so are the guests' and the agent's sections, whose readers go
+//! by the text alone.
 
 use core::fmt;
 
@@ -14,7 +15,9 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use super::keys::{self, AGENT, GUESTS, KEYS, Kind};
+use super::json::Walk;
+use super::keys::{self, AGENT, GUESTS, KEYS, Key, Kind, unquoted};
+use super::text::integer;
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
 
 /// Values of a file that has everything as often as it may, but for the guests'
@@ -54,6 +57,37 @@ pub(super) struct Values<'r, 'a> {
 }
 
 impl<'a> Raw<'a> {
+    /// Reads a text that was scanned: what is left of it is known, and of its
+    /// type.
+    pub(super) fn walked(text: &'a [u8]) -> Option<Self> {
+        let mut raw = Self::default();
+        let (mut walk, mut payload) = (Walk::default(), 0);
+        while let Some(value) = walk.next(text).ok()? {
+            let Some((key, Key { path, kind, .. })) = keys::lookup(walk.path()) else { continue };
+            if let GUESTS | AGENT = key {
+                walk.skip(text, value.depth).ok()?;
+                continue;
+            }
+            match *path {
+                "payloads[]" => payload = value.index,
+                path if path.starts_with("payloads[]") => {}
+                _ => payload = 0,
+            }
+            let value = value.span.text(text);
+            let value = match *kind {
+                Kind::Object | Kind::Array(_) => Value::Opened,
+                Kind::Boolean => Value::Flag(value == "true"),
+                Kind::Integer(min, max) => {
+                    Value::Number(i16::try_from(integer(value, min, max)?).ok()?)
+                }
+                Kind::Text(_) => Value::Text(unquoted(value)?),
+                _ => continue,
+            };
+            raw.values.push(Entry { key, payload, value }).ok()?;
+        }
+        Some(raw)
+    }
+
     pub(super) fn top(&self) -> Values<'_, 'a> {
         self.payload(0)
     }
