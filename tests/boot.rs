@@ -100,7 +100,7 @@ on_boards! {
 /// Of no interface that kernels differ in.
 mod one_kernel {
     on_boards! {
-        [clients_of_all_kinds, guests_share_a_pool, var_qm_gone_at_the_fifth_boot],
+        [clients_of_all_kinds, guests_share_a_pool, a_guests_memory_changes, var_qm_gone_at_the_fifth_boot],
         x86_64_trixie: "qemu-x86_64", Trixie;
         aarch64_trixie: "qemu-aarch64", Trixie;
     }

@@ -18,9 +18,9 @@ use crate::cgroup::Cgroup;
 use crate::linux::Linux;
 use crate::pressure::Source;
 
-/// From one try to connect to the next, in microseconds: 1 s, doubled each time,
-/// at most 64 s.
-const RETRY_US: core::ops::RangeInclusive<u64> = 1_000_000..=64_000_000;
+/// From one try to connect to the next, in microseconds: 500 ms, doubled each time,
+/// at most 8 s. A VMM that starts has its socket before its guest runs.
+const RETRY_US: core::ops::RangeInclusive<u64> = 500_000..=8_000_000;
 /// A message that is not whole yet is looked at again after so long, in
 /// microseconds: 20 ms. To poll would tell of its beginning without end.
 const REST_US: u64 = 20_000;
@@ -67,8 +67,12 @@ impl Link {
             match connect(path) {
                 Ok(socket) => self.connection = Some((socket, Session::new(now))),
                 Err(error) => {
+                    // While it starts, that is no fault.
+                    let early = self.wait_us < *RETRY_US.end();
+                    let said = core::mem::replace(&mut self.said, early || self.said);
                     let error = i64::from(error.raw_os_error());
                     self.failed(now, name, format_args!("{path}: error {error}"));
+                    self.said &= said || !early;
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::json::Json;
 
 impl fmt::Display for Json<&Hosted<'_>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Hosted { guest, runs, limit_bytes, memory_bytes, resize, .. } = self.0;
+        let Hosted { guest, runs, limit_bytes, memory_bytes, resize, sizes, .. } = self.0;
         let (name, model) = (guest.name, guest.model.name());
         let overhead = limit_bytes.saturating_sub(*memory_bytes);
         write!(
@@ -15,6 +15,9 @@ impl fmt::Display for Json<&Hosted<'_>> {
             r#"{{"name":"{name}","model":"{model}","runs":{runs},"memory_bytes":{memory_bytes},"#
         )?;
         write!(f, r#""overhead_bytes":{overhead},"limit_bytes":{limit_bytes}"#)?;
+        if !guest.qmp.is_empty() {
+            write!(f, r#","qmp":{}"#, *sizes.end() > 0)?;
+        }
         if let Some(resize) = resize {
             write!(f, r#","resize":{}"#, Json(resize))?;
         }
