@@ -44,6 +44,10 @@ boot-time *args:
 latency *args:
     cargo xtask latency {{args}}
 
+# have a host take memory back, with virtio-mem's driver alone and with plimsoll
+shrink *args:
+    cargo xtask shrink {{args}}
+
 # measure the budgets
 size *args:
     cargo xtask size {{args}}

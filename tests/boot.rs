@@ -142,17 +142,8 @@ mod agent {
 
 /// A virtual machine whose host takes memory back.
 mod virtio_mem {
-    /// For the figures, not for every run: `cargo test --test boot the_driver_alone
-    /// -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "says what the kernel does, not plimsoll"]
-    fn the_driver_alone_kills() {
-        let on = crate::On { board: "qemu-x86_64", suite: xtask::packages::Suite::Trixie };
-        crate::scenarios::the_driver_alone_kills(on);
-    }
-
     on_boards! {
-        [memory_is_given_back_without_a_kill],
+        [memory_is_given_back_without_a_kill, memory_comes_and_goes_beside_qm],
         x86_64_trixie: "qemu-x86_64", Trixie;
         aarch64_trixie: "qemu-aarch64", Trixie;
     }

@@ -20,6 +20,7 @@ mod systemd_limits;
 mod unit;
 mod var_qm;
 mod virtio_mem;
+mod virtio_mem_qm;
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -48,6 +49,7 @@ pub(crate) use systemd_limits::*;
 pub(crate) use unit::*;
 pub(crate) use var_qm::*;
 pub(crate) use virtio_mem::*;
+pub(crate) use virtio_mem_qm::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the
 /// kernel's own, from the auxiliary vector of a process: key 6.

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::QM_STATE;
+use super::virtio_mem::{limits_at, on_request};
 use crate::{On, Seen, bytes, set};
 
 const SCRIPT: &str = r#"
@@ -46,6 +47,33 @@ systemctl daemon-reload; systemctl daemon-reexec; sleep 3
 echo "drifts_by_reload $(($(counter drifts) - drifts))"
 echo "mended $(counter mended)"
 
+# The host adds a GiB and takes it back: QM's limits, 30 % and 25 %, in the kernel's
+# files and as systemd has them, in milliseconds after the memory.
+memory() { awk '/^MemTotal/ { print $2 }' /proc/meminfo; }
+is_percent() { off=$((${1:-0} - $(memory) * 1024 / 100 * $2)); [ ${off#-} -lt 65536 ]; }
+follows() {
+    begin=$(now) end=$(($(now) + 30000))
+    until is_percent $(cat $qm/memory.max) 30 && is_percent $(cat $qm/memory.high) 25; do
+        [ $(now) -lt $end ] || break; sleep 0.05
+    done
+    echo "$1_kernel_ms $(($(now) - begin))"
+    until [ $(show MemoryMax) = $(cat $qm/memory.max) ] && [ $(show MemoryHigh) = $(cat $qm/memory.high) ]; do
+        [ $(now) -lt $end ] || break; sleep 0.1
+    done
+    echo "$1_systemd_ms $(($(now) - begin))"
+    echo "$1_total $(memory)"
+    echo "$1_max $(cat $qm/memory.max) $(show MemoryMax)"
+    echo "$1_high $(cat $qm/memory.high) $(show MemoryHigh)"
+}
+alone=$(memory) drifts=$(counter drifts) kills=$(awk '/^oom_kill / { print $2 }' /proc/vmstat)
+echo "want 1024"; for i in $(seq 300); do [ $(memory) -lt $((alone + 1024 * 1024 - 8)) ] || break; sleep 0.1; done
+follows grown
+echo "want 0"; for i in $(seq 600); do [ $(memory) -gt $((alone + 8)) ] || break; sleep 0.1; done
+follows shrunk
+echo "drifts_by_memory $(($(counter drifts) - drifts))"
+echo "kills_by_memory $(($(awk '/^oom_kill / { print $2 }' /proc/vmstat) - kills))"
+sleep 3
+
 # A drop-in that sorts after plimsoll's: QM starts without its limit.
 mkdir -p /etc/systemd/system/qm.service.d
 printf '[Service]\nMemoryMax=infinity\n' >/etc/systemd/system/qm.service.d/zz.conf
@@ -82,8 +110,10 @@ journalctl -b -k -o short-monotonic | grep -E "drift|mended|fenced|systemctl:" |
 pub(crate) fn limits_through_systemd(on: On) {
     let mut board = on.board_file();
     set(&mut board, &["qm", "memory_limit"], json!({"max": "30%", "high": "25%"}));
-    let guest = on.guest().board_json(&board).busybox_initramfs();
-    let outcome = guest.kernel_arg("init=/usr/sbin/plimsoll").run(&format!("{QM_STATE}{SCRIPT}"));
+    set(&mut board, &["virtio_mem"], json!({ "enable": true }));
+    let guest = on.guest().board_json(&board).virtio_mem("2G", "1G").busybox_initramfs();
+    let script = format!("{QM_STATE}{SCRIPT}");
+    let outcome = guest.kernel_arg("init=/usr/sbin/plimsoll").run_with(&script, on_request);
     let seen = &Seen::new(&outcome.unwrap());
     let (max, high) = (bytes(seen, "30%"), bytes(seen, "25%"));
     for (key, value) in [
@@ -116,6 +146,8 @@ pub(crate) fn limits_through_systemd(on: On) {
         ("drifts_at_start", "0"),
         ("drifts_by_reload", "0"),
         ("mended", "2"),
+        ("drifts_by_memory", "0"),
+        ("kills_by_memory", "0"),
         ("dropped", "infinity"),
         ("held", "inactive no"),
         ("state_when_held", "running"),
@@ -126,6 +158,14 @@ pub(crate) fn limits_through_systemd(on: On) {
     seen.expect("unmade", format!("/etc/systemd/system/qm.service {max} {max}"));
     for ms in ["set_property_ms", "hand_edit_ms"] {
         assert!(seen.number(ms) < 4000, "{ms}\n{seen}");
+    }
+    for at in ["grown", "shrunk"] {
+        let [max, high] = limits_at(seen, at, ["30%", "25%"]);
+        seen.expect(&format!("{at}_max"), format!("{max} {max}"));
+        seen.expect(&format!("{at}_high"), format!("{high} {high}"));
+        let ms = |of: &str| seen.number(&format!("{at}_{of}_ms"));
+        println!("{at}: kernel {} ms, systemd {} ms", ms("kernel"), ms("systemd"));
+        assert!(ms("kernel") < 2500 && ms("systemd") < 15_000, "{seen}");
     }
     assert!(seen.number("fence_ms") < 500, "{seen}");
     assert!(seen.number("start_ms") < 15_000, "{seen}");

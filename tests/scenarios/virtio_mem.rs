@@ -6,34 +6,33 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xtask::guest::Guest;
+use xtask::guest::Host;
 
 use crate::{On, Seen, bytes, set};
 
 const MIB: u64 = 1 << 20;
 /// What the device has when all is there, in KiB.
-const PLUGGED_KIB: u64 = 1536 << 10;
+pub(crate) const PLUGGED_KIB: u64 = 1536 << 10;
 /// `virtio_mem.min_available`, in KiB: what comes and goes takes 100 MiB.
-const MIN_AVAILABLE_KIB: u64 = 160 << 10;
+pub(crate) const MIN_AVAILABLE_KIB: u64 = 160 << 10;
 /// What is read at different moments may differ by so much, in KiB: pages that the
 /// kernel keeps for each CPU and each device.
-const SLACK_KIB: u64 = 16 << 10;
+pub(crate) const SLACK_KIB: u64 = 16 << 10;
 
-/// Idle; then with ten processes that hold most of it; wanted back each time.
-const SCRIPT: &str = r#"
-of() { awk "/^$1[: ]/ { print \$2 }" $2; }
-total() { of MemTotal /proc/meminfo; }
-ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
+/// What is looked at, and the load that the comparison with the driver alone has
+/// too.
+pub(crate) const LOOK: &str = concat!(
+    include_str!("../../crates/xtask/src/shrink/load.sh"),
+    r#"
 shrink() { plimsoll status --json | sed -n 's/.*"virtio_mem":\({[^}]*}\).*/\1/p'; }
-max() { cat /sys/fs/cgroup/qm/memory.max; }
 say() {
-    echo "$1_total $(total)"; echo "$1_available $(of MemAvailable /proc/meminfo)"
-    echo "$1_kills $(of oom_kill /proc/vmstat)"; echo "$1_max $(max)"; echo "$1_shrink $(shrink)"
+    {
+        echo "$1_total $(total)"; echo "$1_available $(of MemAvailable /proc/meminfo)"
+        echo "$1_kills $(of oom_kill /proc/vmstat)"; echo "$1_shrink $(shrink)"
+        for file in max high; do echo "$1_$file $(cat /sys/fs/cgroup/qm/memory.$file)"; done
+    } | tee -a /tmp/said
 }
-alive() { n=0; for pid in $pids; do [ -d /proc/$pid ] && n=$((n + 1)); done; echo "$1_alive $n"; }
-# Until MemTotal is above or below a number of KiB, or the state begins with a
-# word; for at most 100 s.
-until_total() { for i in $(seq 1000); do [ $(total) $1 $2 ] && return; sleep 0.1; done; echo "late $*" >&2; }
+# Until the state begins with a word; for at most 100 s.
 until_state() {
     for i in $(seq 500); do
         case "$(shrink)" in '{"state":"'$1*) return;; esac
@@ -41,33 +40,35 @@ until_state() {
     done
     echo "late $*" >&2
 }
-grow() { begin=$(ms); echo "want 1536"; until_total -ge $((alone + 1536 * 1024 - 8)); echo "$1_ms $(($(ms) - begin))"; }
+echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
+"#
+);
 
+/// Idle; then with ten processes that hold most of it; wanted back each time.
+const SCRIPT: &str = r#"
 for file in /sys/devices/system/memory/auto_online_blocks /sys/module/virtio_mem/parameters/unplug_online; do
     echo "${file##*/} $(cat $file)"
 done
-echo "page $(od -A n -t d8 -w16 /proc/self/auxv | awk '$1 == 6 { print $2 }')"
-alone=$(total); echo "alone $alone"
 grow grow; sleep 1.2; say grown
 # A part of a block: what is left of it is online again.
 echo "want 1500"; sleep 0.5; until_state idle; echo "part_total $(total)"; echo "part_shrink $(shrink)"
-begin=$(ms); echo "want 0"; until_total -le $((alone + 8)); echo "shrink_ms $(($(ms) - begin))"
-sleep 1.2; say shrunk
-grow again
-# What the OOM killer may end: with the score that a process has by default.
-mortal="echo 0 >/proc/self/oom_score_adj; exec load"
-for i in $(seq 10); do sh -c "$mortal anon 140 0 3600" >/tmp/anon$i & pids="$pids $!"; done
-for i in $(seq 10); do until grep -qs resident /tmp/anon$i; do sleep 0.1; done; done
-# And something that takes 100 MiB for a second, again and again.
-while :; do sh -c "$mortal eat 100 1" >/dev/null; sleep 2; done & churn=$!
-sleep 2; say loaded
+shrink_idle; sleep 1.2; say shrunk
+grow again; hold; say loaded
 echo "want 0"
 "#;
 
 /// QM has more than 40 % of the small machine: its limit waits for it. It has
 /// memory that can be reclaimed, too.
 const QM: &str = r#"
-kill $churn; in_use() { cat /sys/fs/cgroup/qm/memory.current; }
+# A balloon that MemTotal does not show: of the same memory less is available.
+before=$(of MemAvailable /proc/meminfo)
+echo "leave 412"
+for i in $(seq 100); do
+    [ $(of MemAvailable /proc/meminfo) -le $((before - 90 * 1024)) ] && break; sleep 0.1
+done
+sleep 1.2; echo "inflated_by $((before - $(of MemAvailable /proc/meminfo)))"; say inflated
+echo "leave 512"; sleep 1
+in_use() { cat /sys/fs/cgroup/qm/memory.current; }
 cache() { awk '/^file / { print $2 }' /sys/fs/cgroup/qm/memory.stat; }
 grow qm
 dd if=/dev/zero of=/var/qm/cold bs=1M count=40 2>/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches
@@ -87,32 +88,34 @@ plimsoll status | grep '^virtio_mem'
 kill -9 $(plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/'); sleep 3; say revived
 grow reversed; until_state idle; say reversed; echo "want 0"
 kill $6 $7 $8 $9 ${10}
+kill $churn
 until_total -le $((alone + 8)); sleep 1.2; say all
 "#;
 
-/// Looks every 10 s; the driver itself tries again after 50, 100 and 200 s.
-const ALONE: &str = r#"
-for i in $(seq 36); do sleep 10; echo "total $(total) kills $(of oom_kill /proc/vmstat)"; done
-say end; alive end
-"#;
-
-fn guest(on: On, enable: bool) -> Guest {
-    let mut board = on.board_file();
-    set(&mut board, &["virtio_mem"], json!({ "enable": enable, "min_available": "160M" }));
-    on.waiting_guest()
-        .virtio_mem("512M", "1536M")
-        .board_json(&board)
-        .timeout(Duration::from_secs(400))
+/// What the script wants of the host: `want MIB` of virtio-mem, `leave MIB` of the
+/// other memory by the balloon.
+pub(crate) fn on_request(line: &str, host: &mut Host) -> anyhow::Result<()> {
+    match line.split_once(' ') {
+        Some(("want", mib)) => host.request_memory(mib.parse::<u64>()? * MIB),
+        Some(("leave", mib)) => host.leave_memory(mib.parse::<u64>()? * MIB),
+        _ => Ok(()),
+    }
 }
 
-fn run(guest: Guest, script: &str) -> Seen {
-    let outcome = guest.run_with(&format!("{SCRIPT}{script}"), |line, host| {
-        match line.strip_prefix("want ") {
-            Some(mib) => host.request_memory(mib.parse::<u64>()? * MIB),
-            None => Ok(()),
-        }
-    });
-    Seen::new(&outcome.unwrap())
+/// What these limits are in bytes on the machine that `at_total` was said of.
+pub(crate) fn limits_at(seen: &Seen, at: &str, limits: [&str; 2]) -> [String; 2] {
+    let total = seen.number(&format!("{at}_total"));
+    let text = format!("mem_total {total}\npage {}", seen.get("page"));
+    let then = Seen { text, errors: String::new(), serial: String::new() };
+    limits.map(|limit| bytes(&then, limit))
+}
+
+/// QM's limits as the script said them are 40 % and 35 % of MemTotal then.
+#[track_caller]
+pub(crate) fn limits(seen: &Seen, at: &str) {
+    let [max, high] = limits_at(seen, at, ["40%", "35%"]);
+    seen.expect(&format!("{at}_max"), max);
+    seen.expect(&format!("{at}_high"), high);
 }
 
 fn shrink(seen: &Seen, at: &str) -> Value {
@@ -122,7 +125,12 @@ fn shrink(seen: &Seen, at: &str) -> Value {
 /// Grown and shrunk while idle; then ten processes hold most of it, and it is all
 /// wanted back: it goes as far as they allow, and the rest as they leave.
 pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
-    let seen = run(guest(on, true), &format!("{WITH}{QM}"));
+    let mut board = on.board_file();
+    set(&mut board, &["virtio_mem"], json!({ "enable": true, "min_available": "160M" }));
+    let guest = on.waiting_guest().virtio_mem("512M", "1536M").balloon(true).board_json(&board);
+    let guest = guest.timeout(Duration::from_secs(400));
+    let outcome = guest.run_with(&format!("{LOOK}{SCRIPT}{WITH}{QM}"), on_request);
+    let seen = Seen::new(&outcome.unwrap());
     println!("{seen}");
     let of = |at: &str, what: &str| seen.number(&format!("{at}_{what}"));
     seen.expect("auto_online_blocks", "online_movable");
@@ -136,11 +144,9 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     // 0.5 and 0.6 s; the driver alone needs 7 s for what is idle.
     assert!(seen.number("grow_ms") < 2000 && seen.number("shrink_ms") < 3000, "{seen}");
     assert_eq!(shrink(&seen, "shrunk")["state"], "idle", "{seen}");
-    // QM's limit, 40 %, was recomputed within a second.
-    for at in ["grown", "shrunk", "held", "further", "all", "empty"] {
-        let text = format!("mem_total {}\npage {}", of(at, "total"), seen.get("page"));
-        let then = Seen { text, errors: String::new(), serial: String::new() };
-        seen.expect(&format!("{at}_max"), bytes(&then, "40%"));
+    // QM's limits were recomputed within a second.
+    for at in ["grown", "shrunk", "held", "further", "all", "inflated", "empty"] {
+        limits(&seen, at);
     }
 
     for at in ["held", "further"] {
@@ -160,18 +166,11 @@ pub(crate) fn memory_is_given_back_without_a_kill(on: On) {
     seen.expect("all_kills", 0);
     assert_eq!(shrink(&seen, "all")["left_bytes"], 0, "{seen}");
 
+    assert_eq!(of("inflated", "total"), of("all", "total"), "{seen}");
+    assert!((90 << 10..110 << 10).contains(&seen.number("inflated_by")), "{seen}");
     seen.expect("qm", "lives");
     seen.expect("empty_kills", 0);
     let (limit, in_use) = (of("full", "max"), of("full", "in_use"));
     assert!(limit >= in_use && limit > of("full", "total") * 1024 * 2 / 5, "{seen}");
     assert!(seen.number("cache_held") < seen.number("cache_before") / 4, "{seen}");
-}
-
-/// What it is compared with: the same without plimsoll's part, for as long as the
-/// driver tries. It kills.
-pub(crate) fn the_driver_alone_kills(on: On) {
-    let guest = guest(on, false).kernel_arg("memhp_default_state=online_movable");
-    let seen = run(guest, ALONE);
-    assert!(seen.number("end_kills") > 5, "{seen}");
-    println!("{seen}");
 }

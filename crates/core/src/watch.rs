@@ -67,6 +67,8 @@ struct Question<'a> {
     stage: Stage,
     next_us: u64,
     wait_us: u64,
+    /// Something else is wanted since it was asked.
+    again: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,7 +110,8 @@ impl<'a> Watch<'a> {
             // As many as the plan has.
             let _ = knobs.push(Knob { unit, cgroup, name, wanted, drifted: false });
         }
-        let question = Question { unit: "", stage: Stage::Nothing, next_us: 0, wait_us: 0 };
+        let question =
+            Question { unit: "", stage: Stage::Nothing, next_us: 0, wait_us: 0, again: false };
         let (mend, memory) = (board.mend_drift, facts.memory);
         Self { knobs, question, fallback, fell_back, memory, mend, drifts: 0, mended: 0 }
     }
@@ -165,9 +168,14 @@ impl<'a> Watch<'a> {
         let Some(knob) = self.knobs.iter_mut().find(known) else { return };
         knob.wanted = value;
         if let Some(unit) = knob.unit {
-            // Not a drift to be reported.
+            // Not a drift to be reported, nor one that somebody makes again and again.
             knob.drifted = true;
-            return self.question.put(unit);
+            self.question.put(unit);
+            self.question.wait_us = 0;
+            // systemd is slower than the kernel's file, where there is one.
+            if !is_populated(kernel, cgroup) {
+                return;
+            }
         }
         let Ok(file) = knob_path(cgroup, name) else { return };
         let wanted: String<32> = cut(format_args!("{value}"));
@@ -242,7 +250,8 @@ impl<'a> Watch<'a> {
             }
         }
         if matches!(self.question.stage, Stage::Done | Stage::NotDone) {
-            self.question.stage = Stage::Nothing;
+            let again = core::mem::take(&mut self.question.again);
+            self.question.stage = if again { Stage::ToAsk } else { Stage::Nothing };
         }
         amiss && self.knobs.iter().any(|knob| knob.drifted)
     }
@@ -284,6 +293,8 @@ impl<'a> Question<'a> {
     fn put(&mut self, unit: &'a str) {
         if matches!(self.stage, Stage::Nothing | Stage::ToAsk) {
             (self.unit, self.stage) = (unit, Stage::ToAsk);
+        } else {
+            self.again |= self.unit == unit;
         }
     }
 

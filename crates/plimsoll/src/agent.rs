@@ -181,6 +181,9 @@ impl Agent {
             Some(Running { guard: Some(_), deadline_us, .. }) => {
                 (*deadline_us).min(now.saturating_add(GUARD_US))
             }
+            Some(Running { work: Work::Loop(_), deadline_us, .. }) => {
+                (*deadline_us).min(self.shrink_us())
+            }
             Some(running) => running.deadline_us,
             None => {
                 let swap = if self.settings.is_on(Knob::GuestSwapEnable) {
@@ -188,11 +191,13 @@ impl Agent {
                 } else {
                     u64::MAX
                 };
-                let virtio_mem = self.virtio_mem.as_ref();
-                let shrink = virtio_mem.map_or(u64::MAX, |it| it.shrink.deadline_us());
-                self.schedule.deadline_us(&self.settings).min(swap).min(shrink)
+                self.schedule.deadline_us(&self.settings).min(swap).min(self.shrink_us())
             }
         }
+    }
+
+    fn shrink_us(&self) -> u64 {
+        self.virtio_mem.as_ref().map_or(u64::MAX, |it| it.shrink.deadline_us())
     }
 
     /// What wakes the worker before that.
@@ -414,9 +419,11 @@ impl Agent {
         };
         let late = now >= running.deadline_us;
         // The host waits; the loop has its next period.
-        let shrinking =
-            self.virtio_mem.as_ref().is_some_and(|it| it.shrink.state() == State::Shrinking);
-        let gives_way = shrinking && matches!(running.work, Work::Loop(_));
+        let shrink = self.virtio_mem.as_mut().filter(|_| matches!(running.work, Work::Loop(_)));
+        let gives_way = shrink.is_some_and(|it| {
+            it.next(now);
+            it.shrink.state() == State::Shrinking
+        });
         if !pressed && !late && !gives_way {
             return;
         }

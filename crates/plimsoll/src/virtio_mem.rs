@@ -41,6 +41,8 @@ pub(crate) struct VirtioMem {
     pub(crate) shrink: Shrink,
     policy: Policy,
     kmsg: Option<OwnedFd>,
+    /// Whether it was said that there are more devices than are minded.
+    too_many: bool,
     /// What was said last of how it stands, and when.
     said: (State, u64),
     /// When the work under way began, and MemTotal then.
@@ -53,6 +55,7 @@ impl VirtioMem {
             shrink: Shrink::new(policy.min_available),
             policy,
             kmsg: None,
+            too_many: false,
             said: (State::Idle, 0),
             begun: (0, 0),
         }
@@ -84,8 +87,11 @@ impl VirtioMem {
                 Ok(read) => {
                     let said = heard(record.get(..read).unwrap_or_default());
                     if let Some((device, size)) = said {
-                        self.shrink.hear(device, size);
                         new = true;
+                        if !self.shrink.hear(device, size) && !self.too_many {
+                            self.too_many = true;
+                            warn!("virtio-mem: virtio{device} and later ones: too many devices");
+                        }
                     }
                 }
                 // Records were lost, or one is too long: the next one counts.

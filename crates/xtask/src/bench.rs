@@ -22,6 +22,7 @@ use serde_json::json;
 use self::figures::About;
 pub use self::figures::Report;
 use self::samples::Samples;
+pub(crate) use self::samples::median;
 use self::script::{PEER_PATH, Plan};
 use crate::arch::Arch;
 use crate::command;

@@ -13,7 +13,8 @@ use xtask::guest::Guest;
 use xtask::packages::Suite;
 use xtask::progress::Steps;
 use xtask::{
-    bench, board, boot_time, deny, fuzz, install, latency, picture, report, rootfs, target, test,
+    bench, board, boot_time, deny, fuzz, install, latency, picture, report, rootfs, shrink, target,
+    test,
 };
 
 /// Builds plimsoll, makes images, boots boards, measures.
@@ -87,6 +88,8 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         secs: u64,
     },
+    /// Have a host take memory back, with virtio-mem's driver alone and with plimsoll
+    Shrink(ShrinkArgs),
     /// Check licences, and what may never reach the target
     Deny,
     /// Check a board file: every fault with line and column
@@ -212,6 +215,22 @@ struct BenchArgs {
     svg: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct ShrinkArgs {
+    /// aarch64 or x86_64; default both
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Guests with plimsoll and without each
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Write the figures to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draw a chart into this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -258,6 +277,7 @@ fn run(command: Command) -> Result<ExitCode> {
             install::for_boards(&[arch], Steps::Shown)?;
             print!("{}", latency::run(arch, rounds, secs, Steps::Shown)?);
         }
+        Command::Shrink(args) => shrink(args)?,
         Command::Deny => deny::check()?,
         Command::Check { file } => {
             board::check(&file)?;
@@ -327,6 +347,20 @@ fn bench(args: BenchArgs) -> Result<()> {
     }
     if let Some(path) = svg {
         fs::write(path, report.chart()?)?;
+    }
+    Ok(())
+}
+
+fn shrink(ShrinkArgs { arch, rounds, json, svg }: ShrinkArgs) -> Result<()> {
+    let arches = arch.map_or(Arch::ALL.to_vec(), |arch| vec![arch]);
+    install::for_boards(&arches, Steps::Shown)?;
+    let report = shrink::run(&arches, rounds, Steps::Shown)?;
+    println!("{}", report.table());
+    if let Some(path) = json {
+        write(&path, &(serde_json::to_string(&report)? + "\n"))?;
+    }
+    if let Some(path) = svg {
+        write(&path, &report.chart()?)?;
     }
     Ok(())
 }

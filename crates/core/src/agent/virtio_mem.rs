@@ -29,11 +29,10 @@ const REQUESTED: &str = " requested size: 0x";
 const RAM: &str = "System RAM (virtio_mem)";
 /// From one look at memory that is missing to the next, in microseconds: 1 s.
 const LOOK_US: u64 = 1_000_000;
-/// From one reclaim of QM to the next while memory is missing, in microseconds:
-/// 10 s. What it gave up lately is in use.
-const RECLAIM_US: u64 = 10_000_000;
-/// From one try to the next where no block can be had, in microseconds: 10 s,
-/// doubled each time, at most 5 min. What holds them is pinned, and rarely let go.
+/// From one try to the next where no block can be had, and from one reclaim of QM
+/// to the next while memory is missing, in microseconds: 10 s, doubled each time, at
+/// most 5 min. What holds blocks is pinned, and rarely let go; and what QM gave up
+/// is in use and comes back, from swap too.
 const RETRY_US: core::ops::RangeInclusive<u64> = 10_000_000..=300_000_000;
 
 /// What a device says of itself.
@@ -196,7 +195,11 @@ pub struct Shrink {
     look_us: u64,
     /// When QM may be reclaimed again.
     reclaim_us: u64,
+    /// The wait for that, while no block goes.
+    reclaim_wait_us: u64,
     retry_us: u64,
+    /// Whether what was decided last is of the request that counts.
+    current: bool,
     /// Bytes given back since the request, and the time it took.
     freed: u64,
     busy_us: u64,
@@ -214,14 +217,17 @@ impl Shrink {
             below: u64::MAX,
             look_us: 0,
             reclaim_us: 0,
+            reclaim_wait_us: 0,
             retry_us: 0,
+            current: false,
             freed: 0,
             busy_us: 0,
         }
     }
 
-    /// Takes what a device said; a request begins anew.
-    pub fn hear(&mut self, number: u64, size: Size) {
+    /// Takes what a device said; a request begins anew. False where there are more
+    /// devices than are minded.
+    pub fn hear(&mut self, number: u64, size: Size) -> bool {
         let at = self.devices.iter().position(|device| device.number == number);
         let at = at.unwrap_or_else(|| {
             let device = Device { number, plugged: 0, requested: 0, left: 0 };
@@ -229,7 +235,7 @@ impl Shrink {
             self.devices.len() - 1
         });
         let Some(device) = self.devices.get_mut(at).filter(|device| device.number == number) else {
-            return;
+            return false;
         };
         match size {
             Size::Plugged(bytes) => device.plugged = bytes,
@@ -240,11 +246,13 @@ impl Shrink {
                 self.begin();
             }
         }
+        true
     }
 
     fn begin(&mut self) {
         self.state = if self.left() > 0 { State::Shrinking } else { State::Idle };
         (self.below, self.look_us, self.reclaim_us, self.retry_us) = (u64::MAX, 0, 0, 0);
+        (self.reclaim_wait_us, self.current) = (0, false);
     }
 
     /// Whether a device was heard of.
@@ -289,7 +297,8 @@ impl Shrink {
         let needed = block_bytes.saturating_add(floor);
         // What is free need not be fetched from others: QM pays first.
         if memory.free < needed && now >= self.reclaim_us {
-            self.reclaim_us = now.saturating_add(RECLAIM_US);
+            self.reclaim_wait_us = longer(self.reclaim_wait_us);
+            self.reclaim_us = now.saturating_add(self.reclaim_wait_us);
             return Step::Reclaim(needed - memory.free);
         }
         if let Some(missing @ 1..) = needed.checked_sub(memory.available) {
@@ -297,7 +306,7 @@ impl Shrink {
             self.look_us = now.saturating_add(LOOK_US);
             return Step::Wait;
         }
-        self.state = State::Shrinking;
+        (self.state, self.current) = (State::Shrinking, true);
         Step::Offline(Target { device, below: self.below, block_bytes })
     }
 
@@ -306,20 +315,21 @@ impl Shrink {
     pub fn tried(&mut self, target: Target, block: Option<u64>, fell: Option<u64>, now: u64) {
         let device = self.devices.iter_mut().find(|device| device.number == target.device);
         match (block, fell, device) {
+            // It was for a request that another has followed.
+            (_, None | Some(0), _) | (None, ..) if !self.current => {}
             // The driver took nothing of it: it has what was requested, whatever
             // the log said.
             (Some(_), Some(0), Some(device)) => device.left = 0,
             (Some(block), Some(fell), Some(device)) => {
                 device.left = device.left.saturating_sub(fell);
                 self.freed = self.freed.saturating_add(fell);
-                (self.below, self.retry_us) = (block, 0);
+                (self.below, self.retry_us, self.reclaim_wait_us) = (block, 0, 0);
             }
             (Some(block), None, _) => self.below = block,
             // None of it is online: what is offline the driver takes itself.
             (None, _, Some(device)) if target.below == u64::MAX => device.left = 0,
             _ => {
-                let wait_us = self.retry_us.saturating_mul(2);
-                self.retry_us = wait_us.clamp(*RETRY_US.start(), *RETRY_US.end());
+                self.retry_us = longer(self.retry_us);
                 self.look_us = now.saturating_add(self.retry_us);
                 (self.state, self.below) = (State::Refused, u64::MAX);
             }
@@ -362,6 +372,11 @@ impl Shrink {
     pub fn missing(&self) -> u64 {
         if let State::Short(missing) = self.state { missing } else { 0 }
     }
+}
+
+/// The wait after one of so many microseconds.
+fn longer(wait_us: u64) -> u64 {
+    wait_us.saturating_mul(2).clamp(*RETRY_US.start(), *RETRY_US.end())
 }
 
 impl fmt::Display for Json<&Shrink> {

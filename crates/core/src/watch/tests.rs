@@ -292,6 +292,39 @@ fn a_percentage_follows_the_machines_memory() {
     assert_eq!((follow(&mut scene, 0), scene.kernel.log.len()), (0, lines));
 }
 
+/// The kernel's files at once, and systemd as soon as it has time.
+#[test]
+fn a_percentage_follows_while_systemd_answers() {
+    let mut scene = Scene::new(BOARD);
+    scene.start_qm();
+    follow(&mut scene, 4000);
+    assert_eq!(scene.shows("memory.max"), "1677721600");
+    assert!(scene.ask().unwrap().contains(&"MemoryMax=1677721600".into()));
+    follow(&mut scene, 8000);
+    assert_eq!(scene.shows("memory.max"), "3355443200");
+    assert!(scene.ask().is_none());
+    // What it was asked first comes last.
+    scene.write("qm.service/memory.max", "1677721600");
+    scene.watch.answered(true);
+    scene.look();
+    assert_eq!((&*scene.shows("memory.max"), scene.watch.drifts), ("3355443200", 0));
+    scene.look();
+    assert!(scene.ask().unwrap().contains(&"MemoryMax=3355443200".into()));
+    scene.watch.answered(true);
+    scene.look();
+    // A machine that grows for long is followed all the time.
+    for gib in 9..20 {
+        follow(&mut scene, gib << 10);
+        scene.look();
+        scene.look();
+        assert!(scene.ask().is_some(), "{gib}");
+        scene.watch.answered(true);
+        scene.look();
+    }
+    scene.look();
+    assert_eq!((scene.ask(), scene.watch.drifts), (None, 0));
+}
+
 #[test]
 fn a_fence_does_not_fall_below_what_is_in_use() {
     let mut scene = without_systemd(MAX);

@@ -201,7 +201,7 @@ impl Seen {
 }
 
 /// The middle one; of two in the middle the smaller.
-pub(super) fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
+pub(crate) fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
     let mut values: Vec<_> = values.collect();
     values.sort_unstable();
     values.get(values.len().checked_sub(1)? / 2).copied()

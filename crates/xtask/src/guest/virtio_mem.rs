@@ -1,7 +1,7 @@
-//! virtio-mem: memory that the host adds and takes back.
+//! virtio-mem and virtio-balloon: memory that the host adds and takes back.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 
 use super::{Guest, Host};
 
@@ -20,6 +20,15 @@ impl Guest {
             .qemu_args(["-object", &backend, "-device", device])
             .module("virtio_mem")
     }
+
+    /// A balloon; one that the guest takes from when it runs out of memory is not
+    /// taken off MemTotal.
+    #[must_use]
+    pub fn balloon(self, deflate_on_oom: bool) -> Self {
+        let deflate = if deflate_on_oom { "on" } else { "off" };
+        self.qemu_args(["-device", &format!("virtio-balloon-pci,deflate-on-oom={deflate}")])
+            .module("virtio_balloon")
+    }
 }
 
 impl Host {
@@ -29,9 +38,8 @@ impl Host {
         self.qmp("qom-set", request).map(drop)
     }
 
-    /// How many bytes it has.
-    pub fn plugged_memory(&mut self) -> Result<u64> {
-        let devices = self.qmp("query-memory-devices", json!({}))?;
-        devices.pointer("/0/data/size").and_then(Value::as_u64).context("no virtio-mem device")
+    /// Wants the balloon to leave so many bytes, of those without virtio-mem.
+    pub fn leave_memory(&mut self, bytes: u64) -> Result<()> {
+        self.qmp("balloon", json!({ "value": bytes })).map(drop)
     }
 }

@@ -75,8 +75,8 @@ fn memory(total: u64, free: u64, available: u64) -> Meminfo {
 fn asked(from: u64, to: u64) -> Shrink {
     let mut shrink = Shrink::new(Limit::Bytes(100 * MIB));
     shrink.block_bytes = BLOCK;
-    shrink.hear(3, Size::Plugged(from * MIB));
-    shrink.hear(3, Size::Requested(to * MIB));
+    assert!(shrink.hear(3, Size::Plugged(from * MIB)));
+    assert!(shrink.hear(3, Size::Requested(to * MIB)));
     shrink
 }
 
@@ -125,15 +125,45 @@ fn what_is_needed_is_kept() {
     let enough = memory(2048, 28, 228);
     assert_eq!(shrink.next(enough, 4096, 6 + LOOK_US), offline(u64::MAX));
     assert_eq!(shrink.state(), State::Shrinking);
-    assert_eq!(shrink.next(enough, 4096, 5 + RECLAIM_US), Step::Reclaim(200 * MIB));
+    // QM is reclaimed ever less often while no block goes.
+    let mut now = 5 + 10_000_000;
+    for secs in [20, 40, 80, 160, 300, 300] {
+        assert_eq!(shrink.next(enough, 4096, now - 1), offline(u64::MAX), "{now}");
+        assert_eq!(shrink.next(enough, 4096, now), Step::Reclaim(200 * MIB), "{now}");
+        now += secs * 1_000_000;
+    }
+    shrink.tried(TARGET, Some(45), Some(BLOCK), now);
+    assert_eq!(shrink.next(enough, 4096, now), Step::Reclaim(200 * MIB));
+    assert_eq!(shrink.next(enough, 4096, now + 10_000_000), Step::Reclaim(200 * MIB));
     // Unreadable: nothing goes.
-    shrink.next(Meminfo::default(), 4096, 7 + RECLAIM_US);
-    assert_eq!(shrink.next(Meminfo::default(), 4096, 9 + RECLAIM_US), Step::Wait);
+    now += 30_000_000;
+    shrink.next(Meminfo::default(), 4096, now);
+    assert_eq!(shrink.next(Meminfo::default(), 4096, now + 1), Step::Wait);
+}
+
+#[test]
+fn what_came_of_another_request() {
+    let idle = memory(2048, 1900, 1900);
+    for (block, fell) in [(Some(45), Some(0)), (Some(45), None), (None, None)] {
+        let mut shrink = asked(256, 0);
+        assert_eq!(shrink.next(idle, 4096, 5), offline(u64::MAX));
+        // Reversed, and again, while a block is on its way.
+        for mib in [256, 128] {
+            shrink.hear(3, Size::Plugged(256 * MIB));
+            shrink.hear(3, Size::Requested(mib * MIB));
+        }
+        shrink.tried(TARGET, block, fell, 6);
+        assert_eq!((shrink.state(), shrink.left()), (State::Shrinking, BLOCK));
+        assert_eq!(shrink.next(idle, 4096, 7), offline(u64::MAX));
+        shrink.tried(TARGET, Some(45), Some(BLOCK), 8);
+        assert_eq!((shrink.state(), shrink.left()), (State::Idle, 0));
+    }
 }
 
 #[test]
 fn blocks_that_are_all_refused_are_tried_again_later() {
     let mut shrink = asked(256, 0);
+    shrink.next(memory(2048, 1900, 1900), 4096, 7);
     shrink.tried(TARGET, Some(45), None, 8);
     let rest = Target { below: 45, ..TARGET };
     shrink.tried(rest, None, None, 9);
@@ -148,6 +178,7 @@ fn blocks_that_are_all_refused_are_tried_again_later() {
 #[test]
 fn a_request_that_is_met_already_ends() {
     let mut shrink = asked(256, 0);
+    shrink.next(memory(2048, 1900, 1900), 4096, 7);
     shrink.tried(TARGET, Some(45), Some(0), 8);
     assert_eq!((shrink.state(), shrink.left()), (State::Idle, 0));
 }
@@ -156,8 +187,10 @@ fn a_request_that_is_met_already_ends() {
 fn what_is_not_online_is_the_drivers() {
     let mut shrink = asked(256, 0);
     shrink.not_begun(5);
-    assert_eq!(shrink.next(memory(2048, 1900, 1900), 4096, 6), Step::Wait);
-    shrink.tried(TARGET, None, None, 8);
+    let idle = memory(2048, 1900, 1900);
+    assert_eq!(shrink.next(idle, 4096, 6), Step::Wait);
+    assert_eq!(shrink.next(idle, 4096, 5 + LOOK_US), offline(u64::MAX));
+    shrink.tried(TARGET, None, None, 5 + LOOK_US);
     assert_eq!((shrink.state(), shrink.left()), (State::Idle, 0));
 }
 
@@ -165,8 +198,8 @@ fn what_is_not_online_is_the_drivers() {
 fn more_devices_than_are_minded() {
     let mut shrink = asked(256, 0);
     for number in 10..20 {
-        shrink.hear(number, Size::Plugged(BLOCK));
-        shrink.hear(number, Size::Requested(0));
+        assert_eq!(shrink.hear(number, Size::Plugged(BLOCK)), number < 13);
+        assert_eq!(shrink.hear(number, Size::Requested(0)), number < 13);
     }
     assert_eq!(shrink.left(), 256 * MIB + 3 * BLOCK);
 }
