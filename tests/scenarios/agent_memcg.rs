@@ -209,27 +209,28 @@ fn what_is_large(seen: &Seen) {
     }
 }
 
-/// `busy` waits for the disk and has 64 MiB that it does not use, `thrash` has
+/// `busy` waits for the disk and has 24 MiB that it does not use, `thrash` has
 /// less memory than it uses. `calm` has 64 MiB of a process that is gone, and a
-/// child that can be made to thrash.
+/// child that can be made to thrash. All rest most of the time: that is pressure
+/// enough, and an emulated CPU's work is most of what this takes.
 const PRESSURE: &str = r#"
-dd if=/dev/zero of=/var/qm/thrash bs=1M count=32 2>/dev/null
+dd if=/dev/zero of=/var/qm/thrash bs=1M count=16 2>/dev/null
 cp /var/qm/thrash /var/qm/thrash2; sync; echo 1 >/proc/sys/vm/drop_caches
 make qm/busy; make qm/thrash; make qm/calm
-run qm/busy busy load file $(file busy 64) 64 0 400
+run qm/busy busy load file $(file busy 24) 24 0 400
 run qm/calm calm load file $(file calm 64) 64 0 0 read; wait $!
 resident busy
 make qm/calm/thrash
-for name in thrash calm/thrash; do echo 16M >$top/qm/$name/memory.max; done
-run qm/busy reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=200 iflag=direct; do sleep 0.2; done'
-run qm/thrash thrash load thrash /var/qm/thrash 32 400
+for name in thrash calm/thrash; do echo 8M >$top/qm/$name/memory.max; done
+run qm/busy reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=64 iflag=direct; do sleep 0.4; done'
+run qm/thrash thrash load thrash /var/qm/thrash 16 400 9
 count_of() { count "memcg_stops_total{reason=\"$1_pressure\"}"; }
 some() { [ $("$@") -gt 0 ]; }
 sleep 3
 for name in busy calm; do echo "start/$name $(mib qm/$name)"; done
 
 # The gate of the period: the passes in which others are evicted, and two more.
-plimsoll set '{"memcg":{"period_secs":6,"cgroups":[{"path":"/qm/calm","disable":true}]}}' >/dev/null
+plimsoll set '{"memcg":{"period_secs":4,"cgroups":[{"path":"/qm/calm","disable":true}]}}' >/dev/null
 until_true 90 passed 6 >/dev/null; counts gated; echo "gated/busy $(mib qm/busy)"
 for name in busy thrash; do echo "psi/$name $(cat $top/qm/$name/io.pressure $top/qm/$name/memory.pressure | tr '\n' ' ')"; done
 
@@ -238,10 +239,10 @@ for name in busy thrash; do echo "psi/$name $(cat $top/qm/$name/io.pressure $top
 plimsoll set '{"memcg":{"period_psi_percent_limit":100,"eviction_psi_percent_limit":100,
     "cgroups":[{"path":"/qm/calm","eviction_psi_percent_limit":1}]}}' >/dev/null
 echo "begun_secs $(until_true 90 some stat qm/calm pgsteal)"
-run qm/calm/thrash calm_thrash load thrash /var/qm/thrash2 32 400
+run qm/calm/thrash calm_thrash load thrash /var/qm/thrash2 16 400 9
 echo "stopped_secs $(until_true 60 some count_of eviction)"
 echo "stopped/calm $(mib qm/calm)"; counts stopped
-echo "open_secs $(until_true 150 below qm/busy 10)"
+echo "open_secs $(until_true 90 below qm/busy 10)"
 echo "open/busy $(mib qm/busy)"; counts open
 "#;
 

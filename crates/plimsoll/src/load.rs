@@ -45,10 +45,10 @@ load anon MIB HOT_MIB SECS [random]
 load file PATH MIB HOT_MIB SECS [read|map]
                       the same with the first MIB of a file, by read(2) or
                       (default) through a shared mapping, without writing
-load thrash PATH MIB SECS
+load thrash PATH MIB SECS [RESTS]
                       maps the first MIB of a file and touches its pages round
-                      and round for SECS, resting half of the time; says
-                      'thrashing', then 'touched N'
+                      and round for SECS, resting half of the time, or RESTS
+                      times as long; says 'thrashing', then 'touched N'
 load fragment MIB SECS
                       takes MIB of anonymous memory in single pages, gives back
                       every second one, says 'fragmented', stays for SECS
@@ -119,7 +119,9 @@ fn run(start: start::Start) -> Option<Done> {
         "file" => {
             files::hold(text(2)?, number(3)?, number(4)?, number(5)?, files::Mode::of(text(6))?)
         }
-        "thrash" => files::thrash(text(2)?, number(3)?, number(4)?),
+        "thrash" => {
+            files::thrash(text(2)?, number(3)?, number(4)?, number(5).unwrap_or(1))
+        }
         "fragment" => pages::fragment(number(2)?, number(3)?),
         "churn" => cgroups::churn(text(2)?, number(3)?, number(4)?, word(5, "work")),
         "cgroups" => cgroups::stay(text(2)?, number(3)?, number(4).unwrap_or(0)),

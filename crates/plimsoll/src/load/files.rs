@@ -14,7 +14,8 @@ const READ_BYTES: usize = 64 << 10;
 const PAGES_A_LOOK: u64 = 16;
 
 /// It thrashes for so long, in microseconds, and rests for as long: that is
-/// pressure, and leaves an emulated CPU to others half of the time.
+/// pressure, and leaves an emulated CPU to others half of the time. Or it rests
+/// for longer, and less is to be emulated.
 const SPELL_US: u64 = 100_000;
 
 /// How a file is read.
@@ -80,7 +81,7 @@ pub(crate) fn hold(path: &str, amount_mib: u64, hot_mib: u64, secs: u64, mode: M
     Ok(())
 }
 
-pub(crate) fn thrash(path: &str, amount_mib: u64, secs: u64) -> Done {
+pub(crate) fn thrash(path: &str, amount_mib: u64, secs: u64, rests: u64) -> Done {
     let (file, bytes) = open(path, amount_mib)?;
     let mapped = Mapped::new(&file, bytes).map_err(failed("mmap"))?;
     say(format_args!("thrashing"));
@@ -95,7 +96,7 @@ pub(crate) fn thrash(path: &str, amount_mib: u64, secs: u64) -> Done {
         }
         touched += PAGES_A_LOOK;
         if sys::now_us() >= rest_at {
-            sys::sleep_us(SPELL_US);
+            sys::sleep_us(SPELL_US.saturating_mul(rests));
             rest_at = sys::now_us().saturating_add(SPELL_US);
         }
     }
