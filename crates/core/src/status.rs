@@ -66,24 +66,28 @@ impl<'a> Request<'a> {
             }
             *slot = word;
         }
-        match (command, name, guest, agent) {
-            (Some("status"), None, None, false) => Ok(Self::Status),
-            (Some("metrics"), None, None, false) => Ok(Self::Metrics),
-            (Some("set"), None, None, true) => Ok(Self::Set),
-            (Some("run-now"), Some(name), None, false) => Ok(Self::RunNow(name)),
-            (Some("guest-list"), None, None, false) => Ok(Self::GuestList),
-            (Some("guest-admit"), None, Some(guest), false) => Ok(Self::GuestAdmit(guest)),
-            (Some("guest-remove"), None, Some(guest), false) => Ok(Self::GuestRemove(guest)),
-            (Some("status" | "metrics"), ..) => Err("status and metrics stand alone"),
-            (Some("set"), ..) => Err("set: allowed with agent alone"),
-            (Some("run-now"), ..) => Err("run-now: allowed with loop alone"),
-            (Some("guest-list" | "guest-admit" | "guest-remove"), ..) => {
-                Err("guest-admit and guest-remove: allowed with guest alone, guest-list alone")
+        const ALONE: &str = "status and metrics stand alone";
+        const GUESTS: &str =
+            "guest-admit and guest-remove: allowed with guest alone, guest-list alone";
+        let (loop_name, guest_name) = (name.unwrap_or_default(), guest.unwrap_or_default());
+        // Whether loop, guest and agent stand beside it, and what is allowed.
+        let (request, beside, allowed) = match command {
+            Some("status") => (Self::Status, [false; 3], ALONE),
+            Some("metrics") => (Self::Metrics, [false; 3], ALONE),
+            Some("set") => (Self::Set, [false, false, true], "set: allowed with agent alone"),
+            Some("run-now") => {
+                (Self::RunNow(loop_name), [true, false, false], "run-now: allowed with loop alone")
             }
-            _ => Err(
-                "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove",
-            ),
-        }
+            Some("guest-list") => (Self::GuestList, [false; 3], GUESTS),
+            Some("guest-admit") => (Self::GuestAdmit(guest_name), [false, true, false], GUESTS),
+            Some("guest-remove") => (Self::GuestRemove(guest_name), [false, true, false], GUESTS),
+            _ => {
+                return Err(
+                    "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove",
+                );
+            }
+        };
+        if beside == [name.is_some(), guest.is_some(), agent] { Ok(request) } else { Err(allowed) }
     }
 }
 
