@@ -68,8 +68,16 @@ pub(crate) fn a_guests_memory_changes(on: On) {
     let guest = |name: &str| json!({ "name": name, "cgroup": format!("/vm-{name}"), "memory": "256M", "memory_max": "768M", "qmp": format!("/run/{name}.qmp") });
     let guests = json!({ "model": "fixed", "overhead": "256M", "list": [guest("p"), guest("l")] });
     set(&mut board, &["guests"], guests);
-    let guest = on.guest().memory("3G").board_json(&board).with_qemu().timeout(Duration::from_secs(900));
-    let seen = Seen::new(&guest.run(&format!("{SCRIPT}{}", if std::env::var_os("LINUX").is_some() { LINUX } else { "" })).unwrap());
+    let guest =
+        on.guest().memory("3G").board_json(&board).with_qemu().timeout(Duration::from_secs(900));
+    let seen = Seen::new(
+        &guest
+            .run(&format!(
+                "{SCRIPT}{}",
+                if std::env::var_os("LINUX").is_some() { LINUX } else { "" }
+            ))
+            .unwrap(),
+    );
     println!("{seen}");
     let _: Option<(Value, u64)> = Some((Value::Null, MIB));
 }

@@ -87,7 +87,13 @@ pub fn read_text<'b, K: Kernel>(kernel: &mut K, path: &str, buf: &'b mut [u8]) -
 /// MemTotal out of /proc/meminfo, in KiB.
 #[must_use]
 pub fn mem_total_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    meminfo_kib(meminfo, "MemTotal:")
+}
+
+/// A line of /proc/meminfo, in KiB.
+#[must_use]
+pub fn meminfo_kib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     decimal(line.split_ascii_whitespace().next()?)
 }
 

@@ -74,28 +74,32 @@ impl<'a> Request<'a> {
             }
             *slot = word;
         }
-        if let (Some("guest-resize"), None, Some(guest), false) = (command, name, guest, agent) {
-            return Ok(Self::GuestResize(guest, size));
-        }
-        match (command, name, guest, agent || size.is_some()) {
-            (Some("status"), None, None, false) => Ok(Self::Status),
-            (Some("metrics"), None, None, false) => Ok(Self::Metrics),
-            (Some("set"), None, None, true) if size.is_none() => Ok(Self::Set),
-            (Some("run-now"), Some(name), None, false) => Ok(Self::RunNow(name)),
-            (Some("guest-list"), None, None, false) => Ok(Self::GuestList),
-            (Some("guest-admit"), None, Some(guest), false) => Ok(Self::GuestAdmit(guest)),
-            (Some("guest-remove"), None, Some(guest), false) => Ok(Self::GuestRemove(guest)),
-            (Some("guest-stop"), None, Some(guest), false) => Ok(Self::GuestStop(guest)),
-            (Some("status" | "metrics"), ..) => Err("status and metrics stand alone"),
-            (Some("set"), ..) => Err("set: allowed with agent alone"),
-            (Some("run-now"), ..) => Err("run-now: allowed with loop alone"),
-            (Some(command), ..) if command.starts_with("guest-") => Err(
-                "guest-list: allowed alone, guest-admit, -remove, -stop: with guest alone, -resize: also size",
-            ),
-            _ => Err(
-                "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove, -resize, -stop",
-            ),
-        }
+        const ALONE: &str = "status and metrics stand alone";
+        const GUESTS: &str = "guest-list: allowed alone; guest-admit, -remove, -stop: with guest alone; guest-resize: with guest and maybe size";
+        let (loop_name, guest_name) = (name.unwrap_or_default(), guest.unwrap_or_default());
+        let of_guest = [false, true, false];
+        // Whether loop, guest and agent stand beside it, and what is allowed.
+        let (request, beside, allowed) = match command {
+            Some("status") => (Self::Status, [false; 3], ALONE),
+            Some("metrics") => (Self::Metrics, [false; 3], ALONE),
+            Some("set") => (Self::Set, [false, false, true], "set: allowed with agent alone"),
+            Some("run-now") => {
+                (Self::RunNow(loop_name), [true, false, false], "run-now: allowed with loop alone")
+            }
+            Some("guest-list") => (Self::GuestList, [false; 3], GUESTS),
+            Some("guest-admit") => (Self::GuestAdmit(guest_name), of_guest, GUESTS),
+            Some("guest-remove") => (Self::GuestRemove(guest_name), of_guest, GUESTS),
+            Some("guest-resize") => (Self::GuestResize(guest_name, size), of_guest, GUESTS),
+            Some("guest-stop") => (Self::GuestStop(guest_name), of_guest, GUESTS),
+            _ => {
+                return Err(
+                    "command: allowed is status, metrics, set, run-now or guest-list, -admit, -remove, -resize, -stop",
+                );
+            }
+        };
+        let takes_size = matches!(request, Self::GuestResize(..)) || size.is_none();
+        let is_whole = beside == [name.is_some(), guest.is_some(), agent] && takes_size;
+        if is_whole { Ok(request) } else { Err(allowed) }
     }
 }
 

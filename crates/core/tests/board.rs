@@ -38,10 +38,7 @@ type Decoder = fn(&[u8]) -> Option<Raw<'_>>;
 fn read<T>(text: &[u8], look: impl FnOnce(&Board<'_>, &Faults) -> T) -> T {
     let (mut own, mut faults) = (text.to_vec(), Faults::default());
     let board = board::read(&mut own, board::decode_core, &mut faults);
-    let others: [Decoder; 2] = [
-        |text| serde_json::from_slice(text).ok(),
-        |text| serde_json_core::from_slice(text).ok().map(|(raw, _)| raw),
-    ];
+    let others: [Decoder; 2] = [board::decode_serde, |text| serde_json::from_slice(text).ok()];
     for decode in others {
         let (mut text, mut other_faults) = (text.to_vec(), Faults::default());
         assert_eq!(board, board::read(&mut text, decode, &mut other_faults));

@@ -2,9 +2,8 @@
 
 use plimsoll_core::agent::compact::{Conditions, History, Look, Why, all_types, movable};
 use plimsoll_core::agent::counters::Counter;
-use plimsoll_core::facts::read_text;
+use plimsoll_core::facts::{meminfo_kib, read_text};
 use plimsoll_core::kernel::{Errno, Kernel as _, Result};
-use plimsoll_core::number::decimal;
 use rustix::fs::OFlags;
 
 use crate::agent::Report;
@@ -73,7 +72,6 @@ fn look(conditions: &Conditions, history: &History, forced: bool) -> Result<(Loo
 fn free_pages() -> Result<u64> {
     let mut buf = [0; 512];
     let text = read_text(&mut Linux, "/proc/meminfo", &mut buf);
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kib = line.and_then(|line| decimal(line.split_ascii_whitespace().next()?));
-    Ok(kib.ok_or(Errno::INVAL)?.saturating_mul(1024) / start::page_bytes())
+    let kib = meminfo_kib(text, "MemFree:").ok_or(Errno::INVAL)?;
+    Ok(kib.saturating_mul(1024) / start::page_bytes())
 }

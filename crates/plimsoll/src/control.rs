@@ -162,7 +162,12 @@ impl Worker<'_> {
     }
 
     /// Who began it asks again how it goes.
-    fn resizing(&mut self, name: &str, bytes: Option<u64>, stop: bool) -> Result<usize, fmt::Error> {
+    fn resizing(
+        &mut self,
+        name: &str,
+        bytes: Option<u64>,
+        stop: bool,
+    ) -> Result<usize, fmt::Error> {
         let hosting = &mut self.hosts.hosting;
         let stands = if stop { hosting.stop(name) } else { hosting.resize(name, bytes) };
         let mut answer = Slice::new(self.answer);

@@ -69,24 +69,22 @@ impl Link {
                 Err(error) => {
                     // While it starts, that is no fault.
                     let early = self.wait_us < *RETRY_US.end();
-                    let said = core::mem::replace(&mut self.said, early || self.said);
                     let error = i64::from(error.raw_os_error());
-                    self.failed(now, name, format_args!("{path}: error {error}"));
-                    self.said &= said || !early;
+                    self.failed(now, name, early, format_args!("{path}: error {error}"));
                 }
             }
         }
         if let Err(fault) = self.talk(hosting, at, cgroup, now) {
             self.connection = None;
             hosting.silent(at);
-            self.failed(now, name, format_args!("{path}: {}", fault.word()));
+            self.failed(now, name, false, format_args!("{path}: {}", fault.word()));
         }
     }
 
-    fn failed(&mut self, now: u64, name: &str, why: core::fmt::Arguments<'_>) {
+    fn failed(&mut self, now: u64, name: &str, early: bool, why: core::fmt::Arguments<'_>) {
         self.wait_us = self.wait_us.saturating_mul(2).clamp(*RETRY_US.start(), *RETRY_US.end());
         self.retry_us = now.saturating_add(self.wait_us);
-        if !core::mem::replace(&mut self.said, true) {
+        if !early && !core::mem::replace(&mut self.said, true) {
             warn!("guest {name}: QMP: {why}");
         }
     }
@@ -173,10 +171,8 @@ fn gate(
         return Gate { available: 0, pressed: false, vmm_pressed: false };
     }
     let vmm = Cgroup::open(cgroup).ok();
-    let stalls = [
-        Source::Machine.stall(),
-        vmm.as_ref().and_then(|vmm| Source::Cgroup(vmm.as_fd()).stall()),
-    ];
+    let stalls =
+        [Source::Machine.stall(), vmm.as_ref().and_then(|vmm| Source::Cgroup(vmm.as_fd()).stall())];
     let judge = |stall: Option<Stall>| stall.map(|stall| Judge::new(PRESSURE_PERCENT, stall));
     let judges = judges.get_or_insert_with(|| stalls.map(judge));
     let mut trips = [false; 2];

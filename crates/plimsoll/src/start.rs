@@ -80,9 +80,10 @@ impl Start {
 /// [`entry`] has looked.
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(4096);
 
-/// Bytes in a page of the running kernel.
+/// Bytes in a page of the running kernel; never 0, so that dividing by it can't
+/// panic.
 pub(crate) fn page_bytes() -> u64 {
-    PAGE_BYTES.load(Ordering::Relaxed) as u64
+    PAGE_BYTES.load(Ordering::Relaxed).max(1) as u64
 }
 
 /// AT_PAGESZ: the key of the page size.

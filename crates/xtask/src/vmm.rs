@@ -52,9 +52,7 @@ const fn of(arch: Arch) -> (&'static str, &'static str, &'static str, &'static [
             "lib64/ld-linux-x86-64.so.2",
             &["seabios/bios-256k.bin", "qemu/linuxboot_dma.bin", "qemu/kvmvapic.bin"],
         ),
-        Arch::Aarch64 => {
-            ("qemu-system-arm", "aarch64-linux-gnu", "lib/ld-linux-aarch64.so.1", &[])
-        }
+        Arch::Aarch64 => ("qemu-system-arm", "aarch64-linux-gnu", "lib/ld-linux-aarch64.so.1", &[]),
     }
 }
 

@@ -461,3 +461,9 @@ pub fn read<'a>(
 pub fn decode_core(text: &[u8]) -> Option<Raw<'_>> {
     Raw::walked(text)
 }
+
+/// serde-json-core's, with which the tests and the fuzzer compare it.
+#[must_use]
+pub fn decode_serde(text: &[u8]) -> Option<Raw<'_>> {
+    serde_json_core::from_slice(text).ok().map(|(raw, _)| raw)
+}

@@ -1,20 +1,23 @@
 //! Board files.
 
-use plimsoll_core::board::{self, Faults};
+use plimsoll_core::board::{self, Faults, Raw};
 use plimsoll_core::limit::{Limit, Memory};
 
 /// The documented board's memory, in small pages.
 const MEMORY: Memory = Memory { total_pages: 2 << 18, page_bytes: 4096 };
 
-/// Both decoders read the same board, whose QM is limited where anything was
+/// All decoders read the same board, whose QM is limited where anything was
 /// refused; and what is accepted is JSON.
 pub(super) fn check(data: &[u8]) {
-    let (mut small, mut large) = (data.to_vec(), data.to_vec());
-    let (mut faults, mut large_faults) = (Faults::default(), Faults::default());
-    let board = board::read(&mut small, board::decode_core, &mut faults);
-    let decode = |text| serde_json::from_slice(text).ok();
-    assert_eq!(board, board::read(&mut large, decode, &mut large_faults));
-    assert_eq!(faults, large_faults);
+    let (mut own, mut faults) = (data.to_vec(), Faults::default());
+    let board = board::read(&mut own, board::decode_core, &mut faults);
+    let others: [fn(&[u8]) -> Option<Raw<'_>>; 2] =
+        [board::decode_serde, |text| serde_json::from_slice(text).ok()];
+    for decode in others {
+        let (mut text, mut other_faults) = (data.to_vec(), Faults::default());
+        assert_eq!(board, board::read(&mut text, decode, &mut other_faults));
+        assert_eq!(faults, other_faults);
+    }
     assert!(faults.iter().all(|fault| fault.allowed != "a file that can be decoded"));
     if faults.is_empty() {
         serde_json::from_slice::<serde_json::Value>(data).expect("what is accepted is JSON");
