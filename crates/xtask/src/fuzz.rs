@@ -8,6 +8,7 @@
 mod board;
 mod control;
 mod lru_gen;
+mod qmp;
 mod texts;
 
 use std::fmt;
@@ -30,10 +31,11 @@ pub struct Target {
 }
 
 /// All there is to fuzz.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "board", check: board::check },
     Target { name: "control", check: control::check },
     Target { name: "lru_gen", check: lru_gen::check },
+    Target { name: "qmp", check: qmp::check },
     Target { name: "psi", check: texts::psi },
     Target { name: "blocks", check: texts::blocks },
     Target { name: "lines", check: texts::lines },
