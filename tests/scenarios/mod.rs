@@ -19,6 +19,7 @@ mod systemd_limits;
 mod unit;
 mod var_qm;
 mod virtio_mem;
+mod vmm;
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -46,6 +47,7 @@ pub(crate) use systemd_limits::*;
 pub(crate) use unit::*;
 pub(crate) use var_qm::*;
 pub(crate) use virtio_mem::*;
+pub(crate) use vmm::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the
 /// kernel's own, from the auxiliary vector of a process: key 6.

@@ -168,7 +168,8 @@ impl Toolchain {
         steps.say("instead: Debian's rustc-web, unpacked into the cache");
         let suite = Suite::Bookworm;
         let root = packages::unpacked("rustc-web", Needs::Of(&COMPILER_PARTS), suite, host, steps)?;
-        let library = packages::unpacked("libstd-rust-web-dev", Needs::Of(&[]), suite, arch, steps)?;
+        let library =
+            packages::unpacked("libstd-rust-web-dev", Needs::Of(&[]), suite, arch, steps)?;
         let linker = format!("lib/rustlib/{host}-unknown-linux-gnu/bin/rust-lld");
         let foreign = Foreign {
             libraries: root.join(format!("usr/lib/{host}-linux-gnu")),
