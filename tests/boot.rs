@@ -149,6 +149,15 @@ mod virtio_mem {
     }
 }
 
+/// The board as the host of real VMMs.
+mod vmm {
+    on_boards! {
+        [libvirts_old_factor_kills],
+        x86_64_trixie: "qemu-x86_64", Trixie;
+        aarch64_trixie: "qemu-aarch64", Trixie;
+    }
+}
+
 /// With systemd as init and podman's qm.container as QM.
 mod systemd {
     on_boards! {

@@ -21,6 +21,7 @@ mod unit;
 mod var_qm;
 mod virtio_mem;
 mod virtio_mem_qm;
+mod vmm;
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -50,6 +51,7 @@ pub(crate) use unit::*;
 pub(crate) use var_qm::*;
 pub(crate) use virtio_mem::*;
 pub(crate) use virtio_mem_qm::*;
+pub(crate) use vmm::*;
 
 /// Prints the facts and knobs that most scenarios judge. The page size is the
 /// kernel's own, from the auxiliary vector of a process: key 6.

@@ -18,6 +18,8 @@ mod files;
 mod memory;
 #[path = "load/pages.rs"]
 mod pages;
+#[path = "load/qmp.rs"]
+mod qmp;
 // Each program uses its part of these.
 #[allow(dead_code)]
 mod file;
@@ -74,6 +76,10 @@ load client MODE [N]  N times (default 1) a client of the supervisor that is
                       silent, flood (asks at once again), long (64 KiB), slow
                       (3 s), dead (gone at once) or garbage; says
                       'answers A refused R errors E'
+load qmp PATH MODE    a QMP server on the Unix socket PATH that may hang (without a
+                      greeting), close (after it), flood (events without end),
+                      lie, slow (a byte each 50 ms) or garbage; says 'listening',
+                      then 'client ms T lines L end E' for each client that goes
 load fork N           makes up to N processes that sleep; says how many came
                       and which error ended it, then ends them all
 load bomb SECS        forks as fast as it may, and so does each child, for SECS;
@@ -127,6 +133,7 @@ fn run(start: start::Start) -> Option<Done> {
         "bare" => bench::bare(text(2)?, text(3)?),
         "peak" => bench::peak(text(2)?, number(3)?),
         "client" => client::run(client::Mode::of(text(2)?)?, number(3).unwrap_or(1)),
+        "qmp" => qmp::serve(text(2)?, qmp::Mode::of(text(3)?)?),
         "fork" => fork(number(2)?),
         "bomb" => bomb(number(2)?),
         "scheduler" => {
