@@ -1,83 +1,161 @@
-//! Real QEMUs in a board: what they say on QMP is what their limits follow.
+//! Guests whose memory changes: what real QEMUs say on QMP is what their limits
+//! follow, and what other servers say there harms nobody.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::VMM;
 use crate::{On, Seen, set};
 
 const MIB: u64 = 1 << 20;
 
+/// `p` is a QEMU whose guest does not run, `l` one with Linux; `h` a server that
+/// means no good.
 const SCRIPT: &str = r#"
-cg=/sys/fs/cgroup
-case $(uname -m) in
-x86_64) qemu="qemu-system-x86_64 -M q35 -cpu max" console=ttyS0;;
-*) qemu="qemu-system-aarch64 -M virt -cpu cortex-a72" console=ttyAMA0;;
-esac
 ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
-# A guest of 256 MiB that may have 512 more, and what else its QEMU is told.
-vmm() {
-    name=$1; shift; mkdir -p $cg/vm-$name
-    (echo 0 >/proc/self/oom_score_adj; sh -c "echo \$PPID" >/tmp/pid-$name
-     echo $(cat /tmp/pid-$name) >$cg/vm-$name/cgroup.procs
-     exec $qemu -accel tcg,tb-size=32 -nodefaults -display none -m 256M,maxmem=2G \
-        -object memory-backend-ram,id=mem0,size=512M \
-        -device virtio-mem-pci,id=vm0,memdev=mem0,requested-size=0 \
-        -qmp unix:/run/$name.qmp,server=on,wait=off "$@") >/tmp/qemu-$name 2>&1 &
-}
-state() {
-    echo "$1_max $(cat $cg/vm-$2/memory.max)"
-    echo "$1_list $(plimsoll guest list | sed "s/.*\({\"name\":\"$2\".*\)/\1/; s/},{\"name.*/}/; s/\],\"reserve.*//")"
-}
+of_list() { plimsoll guest list | sed "s/.*\({\"name\":\"$1\".*\)/\1/; s/},{\"name.*/}/; s/\],\"reserve.*//"; }
+state() { echo "$1_max $(cat $cg/vm-$2/memory.max)"; echo "$1_list $(of_list $2)"; }
 # Until the list says it of a guest; at most 60 s.
-until_list() { for i in $(seq 600); do plimsoll guest list | grep -q "\"name\":\"$1\"[^}]*$2" && return; sleep 0.1; done; echo "late $*" >&2; }
-until_said() { for i in $(seq $3); do grep -q "$2" $1 && return; sleep 1; done; echo "late $*" >&2; tail -3 $1 >&2; }
+until_list() { for i in $(seq 600); do of_list $1 | grep -q "$2" && return; sleep 0.1; done; echo "late $*" >&2; }
+requested() { qmp $1 '"qom-get", "arguments": {"path": "/machine/peripheral/vmem", "property": "requested-size"}' | sed 's/[^0-9]//g'; }
+worker() { plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/'; }
+# What the supervisor has used of the CPU, in ticks of 10 ms.
+ticks() { cut -d' ' -f14,15 /proc/$1/stat | sed 's/ /+/' | xargs -I{} sh -c 'echo $(({}))'; }
 
-echo "early $(plimsoll guest resize p 512M 2>&1)"
+echo "early $(plimsoll guest resize p 768M 2>&1)"
 echo "admit $(plimsoll guest admit p)"
-vmm p -S
-until_list p '"qmp":true'; sleep 1.5
-state paused p
+vmm p $paused
+until_list p '"qmp":true'; sleep 1.2; state paused p
 echo "range $(plimsoll guest resize p 100M 2>&1)"
-# It does not run: its limit rises, it does not follow, and is asked again.
-plimsoll guest resize p 512M >/tmp/resize-p 2>&1 & client=$!
-until_list p 'held: the guest does not follow'
-state held p
-plimsoll guest stop p >/dev/null; wait $client; echo "client_status $?"
-echo "stopped $(tail -n 1 /tmp/resize-p)"
-sleep 1.5; state stopped p
-begin=$(ms); kill $(cat /tmp/pid-p); until_list p '"runs":false'; echo "gone_ms $(($(ms) - begin))"
+# It does not follow: the limit is there, and it is asked again and again.
+plimsoll guest resize p 768M >/tmp/resize-p 2>&1 & client=$!
+until_list p 'held: the guest does not follow'; state held p; echo "held_requested $(requested p)"
+plimsoll guest stop p >/dev/null; wait $client; echo "stop_status $?"
+echo "stopped $(tail -n 1 /tmp/resize-p)"; sleep 1.5; state stopped p; echo "stopped_requested $(requested p)"
+# Another asks for memory, as libvirt would.
+qmp p '"qom-set", "arguments": {"path": "/machine/peripheral/vmem", "property": "requested-size", "value": 134217728}' >/dev/null
+sleep 2.5; state other p
+kill $(cat /run/p.pid); until_list p '"runs":false'; until_list p '"limit_bytes":0'; echo "gone_list $(of_list p)"
 "#;
 
 const LINUX: &str = r#"
-vmm l -kernel /vmm/guest/vmlinuz -initrd /vmm/guest/initramfs -append "console=$console loglevel=4" -serial file:/tmp/console
-until_said /tmp/console '^up ' 300
-echo "up $(sed -n 's/^up \([0-9.]*\).*/\1/p' /tmp/console)"; tail -n 3 /tmp/console >&2
-state up l
+vmm l $linux -serial file:/tmp/console
+until_list l '"qmp":true'; sleep 1.2; state linux l
 begin=$(ms); plimsoll guest resize l 768M >/tmp/grow 2>&1; echo "grow_status $?"; echo "grow_ms $(($(ms) - begin))"
 echo "grown $(tail -n 1 /tmp/grow)"; state grown l
-begin=$(ms); plimsoll guest resize l 256M >/tmp/shrink 2>&1; echo "shrink_status $?"; echo "shrink_ms $(($(ms) - begin))"
-cat /tmp/shrink >&2
-echo "shrunk $(tail -n 1 /tmp/shrink)"; sleep 2; state shrunk l
-cat /tmp/console | grep total >&2
-echo "kills $(sed -n 's/^oom_kill //p' $cg/vm-l/memory.events)"
+begin=$(ms); plimsoll guest resize l 384M >/tmp/shrink 2>&1; echo "shrink_status $?"; echo "shrink_ms $(($(ms) - begin))"
+echo "shrunk $(tail -n 1 /tmp/shrink)"; sleep 2.5; state shrunk l
+# Half-way.
+plimsoll guest resize l 1280M >/tmp/half 2>&1 & client=$!
+until_list l '"memory_bytes":[5-9][0-9]\{8\}'; plimsoll guest stop l >/dev/null; wait $client; echo "half_status $?"
+echo "half $(tail -n 1 /tmp/half)"; sleep 2.5; state half l; echo "half_requested $(requested l)"
+echo "totals $(sed -n 's/^total //p' /tmp/console | tr '\r\n' '  ')"
+echo "kills $(sed -n 's/^oom_kill //p' $cg/vm-l/memory.events)"; cat /tmp/grow /tmp/shrink /tmp/half >&2
+kill $(cat /run/l.pid)
+"#;
+
+const HOSTILE: &str = r#"
+mkdir -p $cg/vm-h
+echo "admit_h $(plimsoll guest admit h)"
+for mode in hang close flood lie slow garbage; do
+    sh -c "echo 0 >$cg/vm-h/cgroup.procs; exec load qmp /run/h.qmp $mode" >/tmp/h-$mode & server=$!
+    before=$(ticks $(worker)); until_list h '"runs":true'; sleep 9
+    echo "${mode}_ticks $(($(ticks $(worker)) - before))"
+    begin=$(ms); plimsoll guest resize h 100M >/dev/null 2>&1; echo "${mode}_ms $(($(ms) - begin))"
+    state $mode h; echo "${mode}_clients $(grep -c client /tmp/h-$mode)"
+    kill $server; until_list h '"runs":false'
+done
+echo "drifts $(plimsoll status --json | sed 's/.*"revivals":\([0-9]*\).*/\1/')"
 "#;
 
 pub(crate) fn a_guests_memory_changes(on: On) {
     let mut board = on.board_file();
-    let guest = |name: &str| json!({ "name": name, "cgroup": format!("/vm-{name}"), "memory": "256M", "memory_max": "768M", "qmp": format!("/run/{name}.qmp") });
-    let guests = json!({ "model": "fixed", "overhead": "256M", "list": [guest("p"), guest("l")] });
-    set(&mut board, &["guests"], guests);
-    let guest =
-        on.guest().memory("3G").board_json(&board).with_qemu().timeout(Duration::from_secs(900));
-    let seen = Seen::new(
-        &guest
-            .run(&format!(
-                "{SCRIPT}{}",
-                if std::env::var_os("LINUX").is_some() { LINUX } else { "" }
-            ))
-            .unwrap(),
-    );
+    let guest = |name: &str, memory: &str, max: &str| {
+        json!({
+            "name": name, "cgroup": format!("/vm-{name}"), "qmp": format!("/run/{name}.qmp"),
+            "memory": memory, "memory_max": max
+        })
+    };
+    let list =
+        [guest("p", "512M", "1536M"), guest("l", "256M", "1280M"), guest("h", "64M", "128M")];
+    set(&mut board, &["guests"], json!({ "model": "fixed", "overhead": "384M", "list": list }));
+    let guest = on.guest().memory("4G").board_json(&board).with_qemu();
+    let guest = guest.streamed().timeout(Duration::from_secs(500));
+    let seen = Seen::new(&guest.run(&format!("{VMM}{SCRIPT}{LINUX}{HOSTILE}")).unwrap());
     println!("{seen}");
-    let _: Option<(Value, u64)> = Some((Value::Null, MIB));
+    assert!(!seen.errors.contains("late"), "{seen}");
+    paused(&seen);
+    linux(&seen);
+    hostile(&seen);
+}
+
+fn parsed(seen: &Seen, key: &str) -> Value {
+    serde_json::from_str(seen.get(key)).unwrap_or_else(|error| panic!("{key}: {error}\n{seen}"))
+}
+
+/// The limit is the memory and 384 MiB, in the kernel's file and in the list.
+fn limit(seen: &Seen, at: &str, memory_mib: u64) {
+    seen.expect(&format!("{at}_max"), (memory_mib + 384) * MIB);
+    let list = parsed(seen, &format!("{at}_list"));
+    assert_eq!(list["memory_bytes"], memory_mib * MIB, "{at}: {list}\n{seen}");
+    assert_eq!(list["limit_bytes"], (memory_mib + 384) * MIB, "{at}: {list}\n{seen}");
+}
+
+fn paused(seen: &Seen) {
+    assert!(seen.get("early").contains("answers on its qmp socket"), "{seen}");
+    assert_eq!(parsed(seen, "admit")["admitted"]["limit_bytes"], 896 * MIB, "{seen}");
+    limit(seen, "paused", 512);
+    let range = format!("allowed is {} to {} bytes", 512 * MIB, 1536 * MIB);
+    assert!(seen.get("range").contains(&range), "{seen}");
+    // Raised before it was asked, and back when it is not asked any more.
+    limit(seen, "held", 768);
+    seen.expect("held_requested", 256 * MIB);
+    seen.expect("stop_status", 1);
+    let stopped = parsed(seen, "stopped");
+    assert_eq!(stopped["resized"]["resize"]["state"], "stopped", "{seen}");
+    assert_eq!(stopped["resized"]["resize"]["left_bytes"], 256 * MIB, "{seen}");
+    limit(seen, "stopped", 512);
+    seen.expect("stopped_requested", 0);
+    limit(seen, "other", 640);
+    assert_eq!(parsed(seen, "gone_list")["memory_bytes"], 512 * MIB, "{seen}");
+}
+
+fn linux(seen: &Seen) {
+    limit(seen, "linux", 256);
+    for (at, status, memory) in [("grow", "grown", 768), ("shrink", "shrunk", 384)] {
+        seen.expect(&format!("{at}_status"), 0);
+        let resize = parsed(seen, status)["resized"]["resize"].clone();
+        assert_eq!(resize["state"], "done", "{seen}");
+        assert_eq!(resize["memory_bytes"], memory * MIB, "{seen}");
+        limit(seen, status, memory);
+    }
+    seen.expect("half_status", 1);
+    let half = parsed(seen, "half")["resized"]["resize"].clone();
+    let reached = half["memory_bytes"].as_u64().unwrap();
+    assert!(reached >= 500_000_000 && reached < 1280 * MIB, "{seen}");
+    limit(seen, "half", reached / MIB);
+    seen.expect("half_requested", reached - 256 * MIB);
+    // The guest's own view: 512 MiB more, 384 less, and what it had at the end more.
+    let totals = seen.get("totals").split_whitespace().map(|total| total.parse::<u64>().unwrap());
+    let totals: Vec<u64> = totals.collect();
+    let (first, most) = (totals[0], *totals.iter().max().unwrap());
+    assert!(most >= first + (500 << 10), "{totals:?}");
+    assert!(totals.contains(&(first + (128 << 10))), "{totals:?}");
+    assert_eq!(*totals.last().unwrap() - first, (reached >> 10) - (256 << 10), "{totals:?}");
+    seen.expect("kills", 0);
+}
+
+/// Nobody waits for such a server, it costs next to nothing, and its guest's limit
+/// is never more than the board file allows.
+fn hostile(seen: &Seen) {
+    for mode in ["hang", "close", "flood", "lie", "slow", "garbage"] {
+        let max = seen.number(&format!("{mode}_max"));
+        let allowed = if mode == "lie" { 448..=512 } else { 448..=448 };
+        assert!(allowed.contains(&(max / MIB)), "{mode}: {max}\n{seen}");
+        assert!(seen.number(&format!("{mode}_ms")) < 1000, "{mode}\n{seen}");
+        assert!(seen.number(&format!("{mode}_ticks")) < 200, "{mode}\n{seen}");
+    }
+    assert!(seen.number("close_clients") >= 3, "{seen}");
+    seen.expect("drifts", 0);
 }

@@ -3,6 +3,8 @@
 //! One client after another, each until it hangs up; a line says how long it
 //! stayed and how much it asked.
 
+use plimsoll_core::number::decimal;
+use plimsoll_core::record::cut;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{
@@ -20,9 +22,12 @@ const GREETING: &[u8] = br#"{"QMP": {"version": {"qemu": {"micro": 13, "minor": 
 const EVENT: &[u8] = br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "MEMORY_DEVICE_SIZE_CHANGE", "data": {"id": "vmem", "size": 1, "qom-path": "/machine/peripheral/vmem"}}
 "#;
 const DONE: &[u8] = b"{\"return\": {}}\n";
-/// What `lie` says one after another, an answer to a question each; the last ones
-/// answer more than was asked, or somebody else.
-const LIES: [&[u8]; 12] = [
+const SUMMARY: &[u8] = b"{\"return\": {\"base-memory\": 67108864, \"plugged-memory\": 0}}\n";
+/// What `lie` says one after another, an answer to a question each: the first is one
+/// that could be; the last ones answer more than was asked, or somebody else.
+const LIES: [&[u8]; 13] = [
+    br#"{"return": [{"type": "virtio-mem", "data": {"id": "vmem", "memdev": "/objects/m", "memaddr": 0, "node": 0, "block-size": 2097152, "max-size": 1099511627776, "requested-size": 1099511627776, "size": 1099511627776}}]}
+"#,
     br#"{"return": [{"type": "virtio-mem", "data": {"id": "vmem", "memdev": "/objects/m", "memaddr": 0, "node": 0, "block-size": 2097152, "max-size": 1073741824, "requested-size": 18446744073709551616, "size": 18446744073709551616}}]}
 "#,
     br#"{"return": [{"type": "virtio-mem", "data": {"id": "vmem", "memdev": "/objects/m", "memaddr": 0, "node": 0, "block-size": -2097152, "max-size": -1, "requested-size": -1, "size": -1}}]}
@@ -87,7 +92,7 @@ pub(crate) fn serve(path: &str, mode: Mode) -> Done {
     let mut lies = LIES.iter().cycle();
     loop {
         let client = accept_with(&socket, flags).map_err(failed("accept"))?;
-        let mut client = Client { socket: client, lines: 0 };
+        let mut client = Client { socket: client, lines: 0, id: 0 };
         let begin = sys::now_us();
         // It ends when either hangs up.
         let Err(Failed(what, _)) = client.meet(mode, &mut lies);
@@ -100,6 +105,8 @@ struct Client {
     socket: OwnedFd,
     /// It has said so many.
     lines: u64,
+    /// The id of its last question.
+    id: u64,
 }
 
 /// Never, but for an error: a client is met until one of both hangs up.
@@ -123,12 +130,14 @@ impl Client {
             }
             Mode::Lie => {
                 self.say(GREETING)?;
-                self.hear()?;
-                // The first question is for its capabilities.
-                self.say(DONE)?;
+                // The first questions are for its capabilities and its memory.
+                for truth in [DONE, SUMMARY] {
+                    self.hear()?;
+                    self.answer(truth)?;
+                }
                 for lie in lies {
                     self.hear()?;
-                    self.say(lie)?;
+                    self.answer(lie)?;
                 }
                 Err(Failed("no more lies", Errno::NODATA))
             }
@@ -151,6 +160,13 @@ impl Client {
         Ok(())
     }
 
+    /// Answers what was asked last: with the question's id, as QEMU does.
+    fn answer(&self, body: &[u8]) -> Done {
+        let id = cut::<32>(format_args!("{{\"id\": {}, ", self.id));
+        self.say(id.as_bytes())?;
+        self.say(body.get(1..).unwrap_or_default())
+    }
+
     /// Waits for what it asks.
     fn hear(&mut self) -> Done {
         let mut bytes = [0; 512];
@@ -158,6 +174,9 @@ impl Client {
             recv(&self.socket, &mut bytes, RecvFlags::empty()).map_err(failed("gone"))?;
         let said = bytes.get(..got).filter(|said| !said.is_empty());
         let said = said.ok_or(Failed("gone", Errno::PIPE))?;
+        let text = core::str::from_utf8(said).unwrap_or_default();
+        let id = text.rsplit_once(':').map_or("", |(_, rest)| rest.trim_end_matches(['}', '\n']));
+        self.id = decimal(id).unwrap_or(0);
         self.lines += said.iter().filter(|byte| **byte == b'\n').count() as u64;
         Ok(())
     }
