@@ -20,6 +20,17 @@ impl fmt::Display for Json<&str> {
     }
 }
 
+/// An object of a state and numbers.
+pub(crate) fn standing(
+    f: &mut fmt::Formatter<'_>,
+    state: &str,
+    numbers: &[(&str, u64)],
+) -> fmt::Result {
+    write!(f, "{{\"state\":\"{state}\"")?;
+    numbers.iter().try_for_each(|(name, number)| write!(f, ",\"{name}\":{number}"))?;
+    f.write_str("}")
+}
+
 /// Text written to the beginning of a buffer.
 pub struct Slice<'a> {
     buf: &'a mut [u8],

@@ -72,7 +72,15 @@ pub(crate) fn run(start: Start) -> ! {
             command(format_args!(r#"{{"command":"run-now","loop":{name}}}"#))
         }
         (Some("guest"), Some("list"), 3) => command(format_args!(r#"{{"command":"guest-list"}}"#)),
-        (Some("guest"), Some("resize"), 5) => resize(start),
+        (Some("guest"), Some("resize"), 5) => {
+            let name = Json(start.arg(3).unwrap_or_default());
+            let size = Json(start.arg(4).unwrap_or_default());
+            // How it goes is asked without a size: another may have stopped it.
+            followed(
+                format_args!(r#"{{"command":"guest-resize","guest":{name},"size":{size}}}"#),
+                format_args!(r#"{{"command":"guest-resize","guest":{name}}}"#),
+            )
+        }
         (Some("guest"), Some(what @ ("admit" | "remove" | "stop")), 4) => {
             let name = Json(start.arg(3).unwrap_or_default());
             command(format_args!(r#"{{"command":"guest-{what}","guest":{name}}}"#))
@@ -199,60 +207,41 @@ fn watch() -> u8 {
 
 /// Has the supervisor do something, and prints its answer; whether it was done.
 fn command(request: fmt::Arguments<'_>) -> u8 {
-    let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { return FAILED };
-    let mut slice = Slice::new(text);
-    if slice.write_fmt(request).is_err() {
-        put(STDERR, format_args!("a request has at most {REQUEST_BYTES_MAX} bytes\n"));
-        return USAGE;
-    }
-    let len = slice.written();
-    let request = text.get(..len).unwrap_or_default();
-    let mut waited_us = 0;
-    let len = loop {
-        let Some(answer) = told(request, answer) else { return FAILED };
-        if waited_us >= ANSWER_US || !answer.starts_with(br#"{"waits""#) {
-            break answer.len();
-        }
-        sys::sleep_us(WAITS_US);
-        waited_us += WAITS_US;
-    };
-    let answer = answer.get(..len).unwrap_or_default();
-    if answer.starts_with(br#"{"error""#) {
-        put(STDERR, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
-        return FAILED;
-    }
-    let end: &[u8] = if answer.ends_with(b"\n") { b"" } else { b"\n" };
-    write_all(answer).max(write_all(end))
+    followed(request, request)
 }
 
-/// Has a guest's memory changed, a line each second until that is over. Who
-/// interrupts it ends the lines alone.
-fn resize(start: Start) -> u8 {
-    let Some(answer) = ANSWER.take() else { return FAILED };
-    let (name, size) = (start.arg(3).unwrap_or_default(), start.arg(4).unwrap_or_default());
-    let mut text = [0; REQUEST_BYTES_MAX];
-    let mut size = Some(size);
+/// The same; `again` asks how it goes, each second a line, until it is over. Who
+/// interrupts that ends the lines alone.
+fn followed(request: fmt::Arguments<'_>, again: fmt::Arguments<'_>) -> u8 {
+    let (Some(text), Some(answer)) = (TEXT.take(), ANSWER.take()) else { return FAILED };
+    let mut request = request;
+    let mut waited_us = 0;
     loop {
-        let mut slice = Slice::new(&mut text);
-        let name = Json(name);
-        let written = match size.take() {
-            Some(size) => {
-                let size = Json(size);
-                write!(slice, r#"{{"command":"guest-resize","guest":{name},"size":{size}}}"#)
-            }
-            None => write!(slice, r#"{{"command":"guest-resize","guest":{name}}}"#),
-        };
-        let len = slice.written();
-        if written.is_err() {
+        let mut slice = Slice::new(text);
+        if slice.write_fmt(request).is_err() {
+            put(STDERR, format_args!("a request has at most {REQUEST_BYTES_MAX} bytes\n"));
             return USAGE;
         }
-        let Some(answer) = told(text.get(..len).unwrap_or_default(), answer) else { return FAILED };
-        let out = if answer.starts_with(br#"{"error""#) { STDERR } else { STDOUT };
-        put(out, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
-        if !answer.starts_with(br#"{"resizing""#) {
-            let done = br#""state":"done""#;
-            return if answer.windows(done.len()).any(|part| part == done) { OK } else { FAILED };
+        let len = slice.written();
+        let text = text.get(..len).unwrap_or_default();
+        let Some(answer) = told(text, answer) else { return FAILED };
+        if answer.starts_with(br#"{"error""#) {
+            put(STDERR, format_args!("{}\n", core::str::from_utf8(answer).unwrap_or_default()));
+            return FAILED;
         }
+        let waits = answer.starts_with(br#"{"waits""#);
+        if waits && waited_us < ANSWER_US {
+            sys::sleep_us(WAITS_US);
+            waited_us += WAITS_US;
+            continue;
+        }
+        let end: &[u8] = if answer.ends_with(b"\n") { b"" } else { b"\n" };
+        let status = write_all(answer).max(write_all(end));
+        if !answer.starts_with(br#"{"resizing""#) {
+            let whole = !answer.starts_with(br#"{"stopped""#);
+            return if whole { status } else { FAILED };
+        }
+        request = again;
         sys::sleep_us(WATCH_US);
     }
 }

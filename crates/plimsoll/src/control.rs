@@ -173,9 +173,13 @@ impl Worker<'_> {
         let mut answer = Slice::new(self.answer);
         match stands {
             Resizing::Stands(name, resize) => {
-                let key = if resize.is_over() { "resized" } else { "resizing" };
-                let (name, resize) = (Json(name), Json(resize));
-                write!(answer, r#"{{"{key}":{{"name":{name},"resize":{resize}}}}}"#)?;
+                write!(
+                    answer,
+                    r#"{{"{}":{{"name":{},"resize":{}}}}}"#,
+                    resize.key(),
+                    Json(name),
+                    Json(resize)
+                )?;
             }
             Resizing::Range(least, most) => {
                 write!(answer, r#"{{"error":"size: allowed is {least} to {most} bytes"}}"#)?;

@@ -3,14 +3,14 @@
 //! What arrives stays in the socket until a message is whole, so that no guest
 //! costs the supervisor a buffer.
 
-use plimsoll_core::agent::psi::{Gate as Judge, Stall};
+use plimsoll_core::agent::psi::{Stall, WINDOW_MIN_US};
 use plimsoll_core::agent::virtio_mem::Meminfo;
 use plimsoll_core::facts::read_text;
 use plimsoll_core::guests::host::Hosting;
 use plimsoll_core::guests::qmp::{Fault, MESSAGE_BYTES_MAX, Session};
 use plimsoll_core::guests::resize::Gate;
 use plimsoll_core::watch::PERIOD_US;
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -24,9 +24,9 @@ const RETRY_US: core::ops::RangeInclusive<u64> = 500_000..=8_000_000;
 /// A message that is not whole yet is looked at again after so long, in
 /// microseconds: 20 ms. To poll would tell of its beginning without end.
 const REST_US: u64 = 20_000;
-/// Messages of one guest that are read in a second: ten times what a change of
+/// Messages of one guest that are read in a second: three times what a change of
 /// size needs. The rest waits in the socket, and then in the VMM.
-const MESSAGES_MAX: u32 = 256;
+const MESSAGES_MAX: u32 = 64;
 /// More of the time than this in which tasks stand still is pressure, in percent.
 const PRESSURE_PERCENT: u64 = 10;
 
@@ -44,8 +44,9 @@ pub(crate) struct Link {
     second_us: u64,
     /// When to look at a message that isn't whole.
     rest_us: Option<u64>,
-    /// The machine's pressure and the VMM's while the guest's memory changes.
-    judges: Option<[Option<Judge>; 2]>,
+    /// The machine's pressure and the VMM's, up to a second ago, while the guest's
+    /// memory changes.
+    stalls: [Option<Stall>; 2],
 }
 
 enum Received {
@@ -117,9 +118,9 @@ impl Link {
             };
             (self.said, self.wait_us) = (false, 0);
             let moves = hosting.moves(at);
-            let gate = gate(&mut self.judges, hosting, cgroup, moves);
+            let gate = gate(&mut self.stalls, hosting, cgroup, moves);
             if let Some(asked) = hosting.sized(&mut Linux, at, &sizes, gate, now) {
-                session.request(&asked);
+                session.request(asked);
             }
             if moves {
                 session.hurry(now);
@@ -160,31 +161,30 @@ impl Link {
 }
 
 /// What the machine allows, while the guest's memory changes.
-fn gate(
-    judges: &mut Option<[Option<Judge>; 2]>,
-    hosting: &Hosting<'_>,
-    cgroup: &str,
-    moves: bool,
-) -> Gate {
+fn gate(before: &mut [Option<Stall>; 2], hosting: &Hosting<'_>, cgroup: &str, moves: bool) -> Gate {
+    let mut gate = Gate { available: 0, pressed: false, vmm_pressed: false };
     if !moves {
-        *judges = None;
-        return Gate { available: 0, pressed: false, vmm_pressed: false };
+        *before = [None; 2];
+        return gate;
     }
     let vmm = Cgroup::open(cgroup).ok();
-    let stalls =
-        [Source::Machine.stall(), vmm.as_ref().and_then(|vmm| Source::Cgroup(vmm.as_fd()).stall())];
-    let judge = |stall: Option<Stall>| stall.map(|stall| Judge::new(PRESSURE_PERCENT, stall));
-    let judges = judges.get_or_insert_with(|| stalls.map(judge));
-    let mut trips = [false; 2];
-    for ((judge, stall), trips) in judges.iter_mut().zip(stalls).zip(&mut trips) {
-        if let (Some(judge), Some(stall)) = (judge, stall) {
-            *trips = judge.trips(stall);
+    let now = [Source::Machine.stall(), vmm.as_ref().and_then(Cgroup::stall)];
+    for ((before, now), presses) in
+        before.iter_mut().zip(now).zip([&mut gate.pressed, &mut gate.vmm_pressed])
+    {
+        let (Some(now), Some(then)) = (now, *before) else {
+            *before = now;
+            continue;
+        };
+        *presses = now.exceeds(then, PRESSURE_PERCENT);
+        if now.at_us.saturating_sub(then.at_us) >= WINDOW_MIN_US {
+            *before = Some(now);
         }
     }
     let mut buf = [0; 256];
     let available = Meminfo::parse(read_text(&mut Linux, "/proc/meminfo", &mut buf)).available;
-    let [pressed, vmm_pressed] = trips;
-    Gate { available: available.saturating_sub(hosting.margin_bytes()), pressed, vmm_pressed }
+    gate.available = available.saturating_sub(hosting.margin_bytes());
+    gate
 }
 
 fn connect(path: &str) -> rustix::io::Result<OwnedFd> {

@@ -14,7 +14,7 @@ use embedded_io::Read;
 use heapless::Vec;
 
 use super::lines::Lines;
-use crate::json::Json;
+use crate::json::{Json, standing};
 use crate::limit::{Limit, Memory};
 use crate::number::{decimal, in_radix};
 
@@ -382,17 +382,14 @@ fn longer(wait_us: u64) -> u64 {
 impl fmt::Display for Json<&Shrink> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shrink = self.0;
-        write!(f, r#"{{"state":{}"#, Json(shrink.state.word()))?;
-        for (name, number) in [
+        let numbers = [
             ("requested_bytes", shrink.sum(|device| device.requested)),
             ("given_back_bytes", shrink.freed),
             ("left_bytes", shrink.left()),
             ("bytes_per_sec", shrink.rate()),
             ("left_secs", shrink.left_secs()),
             ("missing_bytes", shrink.missing()),
-        ] {
-            write!(f, ",\"{name}\":{number}")?;
-        }
-        f.write_str("}")
+        ];
+        standing(f, shrink.state.word(), &numbers)
     }
 }

@@ -152,8 +152,9 @@ pub struct Session {
     until_us: u64,
     next_us: u64,
     base: u64,
-    /// The devices to be asked, the next one last.
-    requests: Vec<(String<ID_MAX>, u64), DEVICES_MAX>,
+    /// What the devices are to be asked for, and how many of them still.
+    request: Sizes,
+    left: usize,
 }
 
 impl Session {
@@ -168,7 +169,8 @@ impl Session {
             until_us: now.saturating_add(ANSWER_US),
             next_us: now,
             base: 0,
-            requests: Vec::new(),
+            request: Sizes::default(),
+            left: 0,
         }
     }
 
@@ -216,11 +218,9 @@ impl Session {
     }
 
     /// Has the devices asked for what `sizes` say.
-    pub fn request(&mut self, sizes: &Sizes) {
-        self.requests.clear();
-        for device in sizes.devices.iter().rev() {
-            let _ = self.requests.push((device.id.clone(), device.requested));
-        }
+    pub fn request(&mut self, sizes: Sizes) {
+        self.left = sizes.devices.len();
+        self.request = sizes;
     }
 
     /// Looks again soon: something changes.
@@ -236,9 +236,9 @@ impl Session {
         if self.waits {
             return if now >= self.until_us { Err(Fault::Late) } else { Ok(None) };
         }
-        let mut request = None;
-        if self.question == Question::Devices && !self.requests.is_empty() {
-            (self.question, request) = (Question::Request, self.requests.pop());
+        if self.question == Question::Devices && self.left > 0 {
+            self.question = Question::Request;
+            self.left -= 1;
         } else if now < self.next_us {
             return Ok(None);
         }
@@ -249,10 +249,11 @@ impl Session {
             Question::Base => write!(text, r#"{{"execute":"query-memory-size-summary","#),
             Question::Devices => write!(text, r#"{{"execute":"query-memory-devices","#),
             Question::Request => {
-                let (device, bytes) = request.unwrap_or_default();
+                let Device { id, requested, .. } =
+                    self.request.devices.get(self.left).ok_or(Fault::Size)?;
                 write!(
                     text,
-                    r#"{{"execute":"qom-set","arguments":{{"path":"/machine/peripheral/{device}","property":"requested-size","value":{bytes}}},"#
+                    r#"{{"execute":"qom-set","arguments":{{"path":"/machine/peripheral/{id}","property":"requested-size","value":{requested}}},"#
                 )
             }
         };
@@ -264,7 +265,7 @@ impl Session {
     /// When [`Self::ask`] has something to say.
     #[must_use]
     pub fn deadline_us(&self) -> u64 {
-        match (self.waits, self.requests.is_empty()) {
+        match (self.waits, self.left == 0) {
             (true, _) => self.until_us,
             (false, true) => self.next_us,
             (false, false) => 0,
@@ -331,8 +332,10 @@ impl Message {
                             element.dimm = raw == r#""dimm""#;
                         }
                         ".data.id" => {
-                            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                            let id = unquoted(raw).filter(|id| id.chars().all(plain));
+                            let plain = |c: u8| {
+                                c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')
+                            };
+                            let id = unquoted(raw).filter(|id| id.bytes().all(plain));
                             device.id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
                         }
                         ".data.size" => device.size = size()?,

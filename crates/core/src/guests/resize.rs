@@ -5,7 +5,7 @@ use core::fmt;
 
 use super::MIB;
 use super::qmp::Sizes;
-use crate::json::Json;
+use crate::json::{Json, standing};
 
 /// What is asked for at once, in bytes: two memory blocks of Linux as they mostly
 /// are. What the guest can't give is known after so much, not after all of it.
@@ -97,6 +97,16 @@ impl Resize {
         matches!(self.state, State::Stopped | State::Done)
     }
 
+    /// What an answer that tells of it is called.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self.state {
+            State::Stopped => "stopped",
+            State::Done => "resized",
+            _ => "resizing",
+        }
+    }
+
     /// What the devices are to be asked for now, if anything.
     pub fn next(&mut self, sizes: &Sizes, gate: Gate, now: u64) -> Option<Sizes> {
         let (size, requested) = (sizes.size(), sizes.requested());
@@ -156,18 +166,15 @@ impl fmt::Display for Json<&Resize> {
             State::Short(missing) | State::Promised(missing) => *missing,
             _ => 0,
         };
-        write!(f, r#"{{"state":{}"#, Json(state.word()))?;
-        for (name, number) in [
+        let members = [
             ("target_bytes", *target),
             ("memory_bytes", *size),
             ("left_bytes", left),
             ("bytes_per_sec", rate),
             ("left_secs", left.checked_div(rate).unwrap_or(0)),
             ("missing_bytes", missing),
-        ] {
-            write!(f, ",\"{name}\":{number}")?;
-        }
-        f.write_str("}")
+        ];
+        standing(f, state.word(), &members)
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn check(data: &[u8]) {
                 if let Some(asked) = resize.next(&sizes, gate, now) {
                     within(&asked);
                     assert_eq!(asked.size(), sizes.size());
-                    session.request(&asked);
+                    session.request(asked);
                 }
             }
             Ok(None) => {}

@@ -13,7 +13,7 @@ impl fmt::Display for Json<&Settings> {
         f.write_str("{")?;
         let (mut begin, mut end) = ("", "");
         for (key, origin) in KEYS.iter().skip(AGENT).zip(&settings.origins) {
-            let value = |name: &&str| !name.contains(']');
+            let value = |name: &&str| !name.bytes().any(|byte| byte == b']');
             let Some(name) = key.path.strip_prefix(ROOT).filter(value) else { continue };
             let (section, name) = split_last(name);
             if section.is_empty() {

@@ -73,7 +73,7 @@ fn a_session_from_greeting_to_request() {
     let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "MEMORY_DEVICE_SIZE_CHANGE", "data": {"id": "vm0", "size": 1, "qom-path": "/x"}}"#;
     assert_eq!(vmm.session.hear(event.as_bytes(), 2000), Ok(None));
     assert_eq!(vmm.session.deadline_us(), 102_000);
-    vmm.session.request(&sizes.asked_for(1024 * MIB));
+    vmm.session.request(sizes.asked_for(1024 * MIB));
     assert_eq!(vmm.session.deadline_us(), 0);
     assert_eq!(vmm.answer("qom-set", r#""return": {}"#, 3000), Ok(None));
     let arguments = vmm.asked.last().unwrap();
@@ -81,7 +81,7 @@ fn a_session_from_greeting_to_request() {
     assert_eq!(*arguments, wanted.to_string());
     let sizes = vmm.devices(&[device("vm0", 512 * MIB, 1024 * MIB)], 4000).unwrap().unwrap();
     assert_eq!(sizes.claimed(), 1536 * MIB);
-    vmm.session.request(&sizes);
+    vmm.session.request(sizes);
     let refused = r#""error": {"class": "GenericError", "desc": "x"}"#;
     assert_eq!(vmm.answer("qom-set", refused, 5000), Err(Fault::Refused));
 }
