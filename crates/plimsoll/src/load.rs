@@ -119,9 +119,7 @@ fn run(start: start::Start) -> Option<Done> {
         "file" => {
             files::hold(text(2)?, number(3)?, number(4)?, number(5)?, files::Mode::of(text(6))?)
         }
-        "thrash" => {
-            files::thrash(text(2)?, number(3)?, number(4)?, number(5).unwrap_or(1))
-        }
+        "thrash" => files::thrash(text(2)?, number(3)?, number(4)?, number(5).unwrap_or(1)),
         "fragment" => pages::fragment(number(2)?, number(3)?),
         "churn" => cgroups::churn(text(2)?, number(3)?, number(4)?, word(5, "work")),
         "cgroups" => cgroups::stay(text(2)?, number(3)?, number(4).unwrap_or(0)),
