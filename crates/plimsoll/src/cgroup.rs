@@ -3,7 +3,6 @@
 
 use core::ffi::CStr;
 
-use heapless::CString;
 use plimsoll_core::agent::lru_gen::CGROUP_PATH_MAX;
 use plimsoll_core::agent::memcg::{STATE_BYTES, Sample, State};
 use plimsoll_core::agent::psi::Stall;
@@ -31,7 +30,7 @@ pub(crate) struct Cgroup(OwnedFd);
 impl Cgroup {
     /// Opens the cgroup at a path below the cgroup2 mount, beginning with '/'.
     pub(crate) fn open(path: &str) -> Result<Self> {
-        Self::at(rustix::fs::CWD, &whole(path)?)
+        Self::at(rustix::fs::CWD, join(CGROUP_ROOT, path, &mut [0; _])?)
     }
 
     /// Opens a cgroup by its name in another, or `..`.
@@ -145,21 +144,31 @@ impl AsFd for Cgroup {
     }
 }
 
-/// The whole path of a cgroup.
-fn whole(path: &str) -> Result<CString<{ CGROUP_PATH_MAX + CGROUP_ROOT.len() + 1 }>> {
-    let mut whole = CString::new();
-    for part in [CGROUP_ROOT, path] {
-        whole.extend_from_bytes(part.as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+/// Room for the path of a cgroup.
+type Room = [u8; CGROUP_ROOT.len() + CGROUP_PATH_MAX + 1];
+
+/// The path of a cgroup, from `root` on.
+fn join<'b>(root: &str, path: &str, room: &'b mut Room) -> Result<&'b CStr> {
+    let mut end = 0;
+    for part in [root, path, "\0"] {
+        let to = room.get_mut(end..end + part.len()).ok_or(Errno::NAMETOOLONG)?;
+        to.copy_from_slice(part.as_bytes());
+        end += part.len();
     }
-    Ok(whole)
+    CStr::from_bytes_with_nul(room.get(..end).unwrap_or_default()).map_err(|_| Errno::INVAL)
 }
 
-/// What was remembered of a memory node of the cgroup at a path; an error where
-/// there is no such cgroup.
-pub(crate) fn state_at(path: &str, node: u32) -> Result<State> {
+/// Makes the cgroup2 mount the working directory, for [`state_at`].
+pub(crate) fn enter_root() -> Result<()> {
+    rustix::process::chdir(CGROUP_ROOT).map_err(errno)
+}
+
+/// What was remembered of the cgroup at a path, by the attribute's name; an error
+/// where there is no such cgroup. A pass asks this of each: from the working
+/// directory, which spares the kernel half of the path.
+pub(crate) fn state_at(path: &str, name: &CStr) -> Result<State> {
     let mut bytes = [0; STATE_BYTES];
-    let name = state_name(node)?;
-    match rustix::fs::getxattr(&*whole(path)?, &*name, &mut bytes[..]) {
+    match rustix::fs::getxattr(join(".", path, &mut [0; _])?, name, &mut bytes[..]) {
         Ok(read) => Ok(bytes.get(..read).and_then(State::from_bytes).unwrap_or_default()),
         // Nothing, or another program's: as if it were new.
         Err(rustix::io::Errno::NODATA | rustix::io::Errno::RANGE) => Ok(State::default()),
@@ -168,6 +177,6 @@ pub(crate) fn state_at(path: &str, node: u32) -> Result<State> {
 }
 
 /// Name of the extended attribute that holds a node's [`State`].
-fn state_name(node: u32) -> Result<CPath> {
+pub(crate) fn state_name(node: u32) -> Result<CPath> {
     c_path(&path(format_args!("trusted.plimsoll.{}", u64::from(node)))?)
 }

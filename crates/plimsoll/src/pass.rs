@@ -1,18 +1,19 @@
 //! One pass over the cgroups: what is cold is evicted, then all are aged.
 
+use core::ffi::CStr;
+
 use heapless::Vec;
 use plimsoll_core::agent::counters::{Counter, Counters};
 use plimsoll_core::agent::lru_gen::{Dump, Generation};
 use plimsoll_core::agent::memcg::{self, Eviction, PAGES_MIN, Plan, Rule, State};
 use plimsoll_core::agent::psi::{Gate, Stall};
 use plimsoll_core::agent::settings::{Memcg, RULES_MAX, Settings};
-use plimsoll_core::facts::read_text;
 use plimsoll_core::kernel::{Errno, Result};
 
 use crate::agent::{Report, WAY_LRU_GEN};
 use crate::cgroup::{self, Cgroup, RULE};
 use crate::evict::{Candidate, Evictions, Way};
-use crate::linux::Linux;
+use crate::linux::CPath;
 use crate::lru::LruGen;
 use crate::walk::{self, kind_of};
 use crate::{start, sys};
@@ -57,8 +58,10 @@ pub(crate) fn run(order: Order<'_>, report: &mut Report) {
         pause_us,
         page_bytes: start::page_bytes(),
     };
-    let mut pass =
-        Pass { order, evictions, roots: [None; RULES_MAX], swap: has_swap(), swappiness: false };
+    let name = (0, cgroup::state_name(0));
+    let roots = [None; RULES_MAX];
+    let swap = rustix::system::sysinfo().freeswap > 0;
+    let mut pass = Pass { order, evictions, roots, swap, swappiness: false, name };
     pass.look_at_roots();
     match &lru_gen {
         Ok(lru_gen) => pass.dump(lru_gen),
@@ -71,16 +74,6 @@ fn shortest_period_us(order: Order<'_>) -> u64 {
     let due = |rule: &Memcg| order.rules & (1 << rule.rule) != 0;
     let shortest = order.settings.rules().filter(due).map(|rule| rule.period_secs).min();
     shortest.unwrap_or(1).saturating_mul(1_000_000)
-}
-
-/// Whether any page can be swapped out.
-fn has_swap() -> bool {
-    let mut buf = [0; 2048];
-    let meminfo = read_text(&mut Linux, "/proc/meminfo", &mut buf);
-    meminfo.lines().any(|line| {
-        line.strip_prefix("SwapFree:")
-            .is_some_and(|rest| !rest.trim_ascii_start().starts_with("0 "))
-    })
 }
 
 /// Pressure at the top of a rule: what it was at the last pass, and now.
@@ -98,6 +91,8 @@ pub(crate) struct Pass<'a> {
     swap: bool,
     /// Whether memory.reclaim takes a swappiness.
     swappiness: bool,
+    /// A memory node, and the name of its states.
+    name: (u32, Result<CPath>),
 }
 
 impl Pass<'_> {
@@ -124,7 +119,8 @@ impl Pass<'_> {
 
     /// Goes through the kernel's list of generations.
     fn dump(&mut self, lru_gen: &LruGen) {
-        let Ok(file) = lru_gen.dump() else {
+        let file = cgroup::enter_root().and_then(|()| lru_gen.dump());
+        let Ok(file) = file else {
             self.evictions.report.counters.add(Counter::ErrorRefused, 1);
             return;
         };
@@ -178,7 +174,10 @@ impl Pass<'_> {
         generations: &[Generation],
         memcg: Memcg,
     ) -> Result<()> {
-        let mut state = at.state(node)?;
+        let mut state = match at {
+            At::Path(path) => cgroup::state_at(path, self.name(node)?)?,
+            At::Open(cgroup) => cgroup.state(node).unwrap_or_default(),
+        };
         let old = state;
         if !self.is_quiet(memcg.rule) && self.is_pressed(at.open()?, &mut state, memcg) {
             self.evictions.report.counters.add(Counter::StopPeriodPressure, 1);
@@ -218,6 +217,14 @@ impl Pass<'_> {
         let eviction = Eviction::new(&state, cold, memcg.swappiness_max, allowed);
         self.evictions.add(Candidate { cgroup, way, node, state, eviction, gate });
         Ok(())
+    }
+
+    /// The name of a node's states: mostly that of the last one.
+    fn name(&mut self, node: u32) -> Result<&CStr> {
+        if self.name.0 != node {
+            self.name = (node, cgroup::state_name(node));
+        }
+        self.name.1.as_deref().map_err(|errno| *errno)
     }
 
     /// Goes down the directories, where there is no list of generations.
@@ -290,14 +297,6 @@ enum At<'a> {
 }
 
 impl At<'_> {
-    /// What is remembered of one of its memory nodes.
-    fn state(&self, node: u32) -> Result<State> {
-        match self {
-            Self::Path(path) => cgroup::state_at(path, node),
-            Self::Open(cgroup) => Ok(cgroup.state(node).unwrap_or_default()),
-        }
-    }
-
     fn open(&mut self) -> Result<&Cgroup> {
         if let Self::Path(path) = self {
             *self = Self::Open(Cgroup::open(path)?);
