@@ -29,10 +29,9 @@ const REQUESTED: &str = " requested size: 0x";
 const RAM: &str = "System RAM (virtio_mem)";
 /// From one look at memory that is missing to the next, in microseconds: 1 s.
 const LOOK_US: u64 = 1_000_000;
-/// From one try to the next where no block can be had, and from one reclaim of QM
-/// to the next while memory is missing, in microseconds: 10 s, doubled each time, at
-/// most 5 min. What holds blocks is pinned, and rarely let go; and what QM gave up
-/// is in use and comes back, from swap too.
+/// From one try to the next where no block can be had, and from one reclaim of QM to
+/// the next, in microseconds: 10 s, doubled each time, at most 5 min. What holds
+/// blocks is pinned; what QM gave up may be in use, and come back from swap.
 const RETRY_US: core::ops::RangeInclusive<u64> = 10_000_000..=300_000_000;
 
 /// What a device says of itself.
@@ -195,7 +194,6 @@ pub struct Shrink {
     look_us: u64,
     /// When QM may be reclaimed again.
     reclaim_us: u64,
-    /// The wait for that, while no block goes.
     reclaim_wait_us: u64,
     retry_us: u64,
     /// Whether what was decided last is of the request that counts.
@@ -230,8 +228,7 @@ impl Shrink {
     pub fn hear(&mut self, number: u64, size: Size) -> bool {
         let at = self.devices.iter().position(|device| device.number == number);
         let at = at.unwrap_or_else(|| {
-            let device = Device { number, plugged: 0, requested: 0, left: 0 };
-            let _ = self.devices.push(device);
+            let _ = self.devices.push(Device { number, plugged: 0, requested: 0, left: 0 });
             self.devices.len() - 1
         });
         let Some(device) = self.devices.get_mut(at).filter(|device| device.number == number) else {
@@ -337,6 +334,11 @@ impl Shrink {
         if self.left() == 0 {
             self.begin();
         }
+    }
+
+    /// There is swap now: QM has more to give.
+    pub fn swap_came(&mut self) {
+        (self.reclaim_us, self.reclaim_wait_us) = (0, 0);
     }
 
     /// What was to be done could not be begun.
