@@ -463,7 +463,7 @@ impl Agent {
                 if running.gained
                     && let Some(virtio_mem) = &mut self.virtio_mem
                 {
-                    virtio_mem.shrink.swap_came();
+                    virtio_mem.shrink.reclaim_again();
                 }
                 running.gained
             }

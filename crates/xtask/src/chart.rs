@@ -58,6 +58,6 @@ where
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + WORDS, y)], colour));
     }
-    let labels = chart.configure_series_labels().position(names).label_font((FONT, WORDS));
-    labels.background_style(WHITE.mix(0.8)).draw()
+    let mut labels = chart.configure_series_labels();
+    labels.position(names).label_font((FONT, WORDS)).background_style(WHITE.mix(0.8)).draw()
 }

@@ -223,8 +223,7 @@ impl Shrink {
         }
     }
 
-    /// Takes what a device said; a request begins anew. False where there are more
-    /// devices than are minded.
+    /// Takes what a device said; a request begins anew. False: of one too many.
     pub fn hear(&mut self, number: u64, size: Size) -> bool {
         let at = self.devices.iter().position(|device| device.number == number);
         let at = at.unwrap_or_else(|| {
@@ -248,8 +247,8 @@ impl Shrink {
 
     fn begin(&mut self) {
         self.state = if self.left() > 0 { State::Shrinking } else { State::Idle };
-        (self.below, self.look_us, self.reclaim_us, self.retry_us) = (u64::MAX, 0, 0, 0);
-        (self.reclaim_wait_us, self.current) = (0, false);
+        (self.below, self.look_us, self.retry_us, self.current) = (u64::MAX, 0, 0, false);
+        self.reclaim_again();
     }
 
     /// Whether a device was heard of.
@@ -336,8 +335,8 @@ impl Shrink {
         }
     }
 
-    /// There is swap now: QM has more to give.
-    pub fn swap_came(&mut self) {
+    /// QM may have more to give.
+    pub fn reclaim_again(&mut self) {
         (self.reclaim_us, self.reclaim_wait_us) = (0, 0);
     }
 

@@ -132,7 +132,7 @@ fn what_is_needed_is_kept() {
         assert_eq!(shrink.next(enough, 4096, now), Step::Reclaim(200 * MIB), "{now}");
         now += secs * 1_000_000;
     }
-    shrink.swap_came();
+    shrink.reclaim_again();
     assert_eq!(shrink.next(enough, 4096, now - 1), Step::Reclaim(200 * MIB));
     now += 9_999_999;
     shrink.tried(TARGET, Some(45), Some(BLOCK), now);
