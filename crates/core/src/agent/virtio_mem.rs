@@ -25,7 +25,7 @@ const DRIVER: &str = "virtio_mem virtio";
 /// How it goes on.
 const PLUGGED: &str = " plugged size: 0x";
 const REQUESTED: &str = " requested size: 0x";
-/// A device's memory in /proc/iomem, within the device's own range.
+/// A device's memory in /proc/iomem.
 const RAM: &str = "System RAM (virtio_mem)";
 /// From one look at memory that is missing to the next, in microseconds: 1 s.
 const LOOK_US: u64 = 1_000_000;
@@ -194,9 +194,9 @@ pub struct Shrink {
     look_us: u64,
     /// When QM may be reclaimed again.
     reclaim_us: u64,
-    reclaim_wait_us: u64,
+    wait_us: u64,
     retry_us: u64,
-    /// Whether what was decided last is of the request that counts.
+    /// Whether the last block tried is for the request that counts.
     current: bool,
     /// Bytes given back since the request, and the time it took.
     freed: u64,
@@ -215,7 +215,7 @@ impl Shrink {
             below: u64::MAX,
             look_us: 0,
             reclaim_us: 0,
-            reclaim_wait_us: 0,
+            wait_us: 0,
             retry_us: 0,
             current: false,
             freed: 0,
@@ -279,8 +279,8 @@ impl Shrink {
         if self.state == State::Idle { u64::MAX } else { self.look_us }
     }
 
-    /// What is to be done now. A block takes all its memory along, that in use as
-    /// well, which then takes the place of memory elsewhere that is available now.
+    /// What is to be done now. A block takes all its memory along; what is in use of
+    /// it takes the place of memory elsewhere that is available now.
     pub fn next(&mut self, memory: Meminfo, page_bytes: u64, now: u64) -> Step {
         let device = self.devices.iter().find(|device| device.left > 0);
         let (Some(&Device { number: device, .. }), true) = (device, now >= self.look_us) else {
@@ -291,11 +291,12 @@ impl Shrink {
         let total_pages = stays.checked_div(page_bytes).unwrap_or(0);
         let floor = self.min_available.bytes(Memory { total_pages, page_bytes });
         let needed = block_bytes.saturating_add(floor);
-        // What is free need not be fetched from others: QM pays first.
-        if memory.free < needed && now >= self.reclaim_us {
-            self.reclaim_wait_us = longer(self.reclaim_wait_us);
-            self.reclaim_us = now.saturating_add(self.reclaim_wait_us);
-            return Step::Reclaim(needed - memory.free);
+        // What is not free QM pays first; and what of it the kernel keeps to itself.
+        let there = memory.free.min(memory.available);
+        if there < needed && now >= self.reclaim_us {
+            self.wait_us = longer(self.wait_us);
+            self.reclaim_us = now.saturating_add(self.wait_us);
+            return Step::Reclaim(needed - there);
         }
         if let Some(missing @ 1..) = needed.checked_sub(memory.available) {
             self.state = State::Short(missing);
@@ -306,8 +307,7 @@ impl Shrink {
         Step::Offline(Target { device, below: self.below, block_bytes })
     }
 
-    /// A block was tried: which one, if there was any; and what MemTotal fell by,
-    /// if it went.
+    /// A block was tried: which, if any; and what MemTotal fell by, if it went.
     pub fn tried(&mut self, target: Target, block: Option<u64>, fell: Option<u64>, now: u64) {
         let device = self.devices.iter_mut().find(|device| device.number == target.device);
         match (block, fell, device) {
@@ -319,7 +319,7 @@ impl Shrink {
             (Some(block), Some(fell), Some(device)) => {
                 device.left = device.left.saturating_sub(fell);
                 self.freed = self.freed.saturating_add(fell);
-                (self.below, self.retry_us, self.reclaim_wait_us) = (block, 0, 0);
+                (self.below, self.retry_us, self.reclaim_us, self.wait_us) = (block, 0, 0, 0);
             }
             (Some(block), None, _) => self.below = block,
             // None of it is online: what is offline the driver takes itself.
@@ -337,7 +337,7 @@ impl Shrink {
 
     /// QM may have more to give.
     pub fn reclaim_again(&mut self) {
-        (self.reclaim_us, self.reclaim_wait_us) = (0, 0);
+        (self.reclaim_us, self.wait_us) = (0, 0);
     }
 
     /// What was to be done could not be begun.
