@@ -43,27 +43,22 @@ grow again
 run_in_qm "anon 500 60 3600"; resident
 sh -c "$mortal anon 600 0 3600" >/tmp/holder & holder=$!
 until grep -qs resident /tmp/holder; do sleep 0.1; done
-echo "want 0"; until_state held; sleep 100; say without
+echo "want 0"; until_state held; sleep 20; say without
 # The pages of QM that are cold go to swap: then there is more to give.
 plimsoll set '{"guest_swap":{"enable":true}}' >/dev/null
-until [ $(counter swap_made_bytes) -gt 0 ]; do sleep 0.2; done
-plimsoll agent run-now memcg
-until_total -lt $(($(of without_total /tmp/said) - 256 * 1024)); sleep 30; until_state held
+for i in $(seq 100); do [ $(counter swap_made_bytes) -eq 0 ] || break; sleep 0.2; done
+until_total -lt $(($(of without_total /tmp/said) - 256 * 1024)); sleep 5; until_state held
 say deeper
 ins() { of pswpin /proc/vmstat; }
-before=$(ins); outs=$(of pswpout /proc/vmstat); sleep 60
-echo "in $(($(ins) - before))"; echo "out $(($(of pswpout /proc/vmstat) - outs))"; say calm
-echo "evicted $(counter memcg_evicted_bytes)"
-# Evicted from and shrunk at once: it goes on as soon as there is enough.
-kill $app; sleep 3; run_in_qm "anon 300 0 3600"; resident
-until_state held; sleep 40
-evicted=$(counter memcg_evicted_bytes); plimsoll agent run-now memcg
-until [ $(counter memcg_evicted_bytes) -gt $evicted ]; do sleep 0.1; done
-echo "evicting $(counter memcg_evicted_bytes) $(shrink)"
-stays=$(total); kill $holder; begin=$(ms); until [ $(total) -lt $stays ]; do sleep 0.05; done
-echo "freed_ms $(($(ms) - begin))"
-until_total -le $((alone + 8)); echo "all_ms $(($(ms) - begin))"; sleep 1.2; say all
-evicted=$(counter memcg_evicted_bytes); echo "at_end $evicted $(counter memcg_passes)"
+before=$(ins); sleep 40
+echo "in $(($(ins) - before))"; say calm
+# Wanted back while QM is evicted from.
+kill $app $holder; grow full; run_in_qm "anon 300 0 3600"; resident
+evicted=$(counter memcg_evicted_bytes)
+for i in $(seq 500); do [ $(counter memcg_evicted_bytes) -le $evicted ] || break; sleep 1; done
+begin=$(ms); echo "want 0"; until_total -le $((alone + 8)); echo "both_ms $(($(ms) - begin))"
+sleep 15; say all; passes=$(counter memcg_passes)
+sleep 65; echo "passes_then $(($(counter memcg_passes) - passes))"
 [ -d /proc/$app ] && echo "app lives"
 "#;
 
@@ -91,7 +86,7 @@ pub(crate) fn memory_comes_and_goes_beside_qm(on: On) {
         guest.qemu_args(["-object", &backend, "-device", &device])
     });
     let script = format!("{LOOK}{GROWTH}{SHRINK}");
-    let outcome = guest.timeout(Duration::from_secs(500)).run_with(&script, on_request).unwrap();
+    let outcome = guest.timeout(Duration::from_secs(900)).run_with(&script, on_request).unwrap();
     let seen = &Seen::new(&outcome);
     println!("{seen}");
     let of = |at: &str, what: &str| seen.number(&format!("{at}_{what}"));
@@ -118,9 +113,9 @@ pub(crate) fn memory_comes_and_goes_beside_qm(on: On) {
         assert!(of(at, "available") + SLACK_KIB >= MIN_AVAILABLE_KIB, "{at}\n{seen}");
     }
     let pages = (QM_HOT_MIB << 20) / 4096;
-    assert!(seen.number("in") < pages && seen.number("out") < pages, "{seen}");
-    assert!(seen.number("evicted") > 0, "{seen}");
-    assert!(seen.number("freed_ms") < 2000, "{seen}");
+    assert!(seen.number("in") < pages, "{seen}");
+    assert!(seen.number("both_ms") < 15_000, "{seen}");
+    assert!(seen.number("passes_then") > 0, "{seen}");
     seen.expect("all_kills", 0);
     assert!(of("all", "total") <= alone + 8, "{seen}");
     seen.expect("app", "lives");

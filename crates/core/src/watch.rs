@@ -207,13 +207,17 @@ impl<'a> Watch<'a> {
                 }
             }
             let stage = self.question.stage_of(knob.unit);
+            // Until systemd has answered it may be this program's own.
+            let open = match stage {
+                Stage::Done => self.question.again,
+                stage => matches!(stage, Stage::ToAsk | Stage::Asked),
+            };
             if shown == wanted {
-                if knob.drifted && stage == Stage::Done {
+                if knob.drifted && stage == Stage::Done && !open {
                     self.mended = self.mended.saturating_add(1);
                     say(kernel, Level::Info, "mended by systemd", &file, &wanted);
                 }
-                // Until systemd has answered it may be the fence alone.
-                knob.drifted &= matches!(stage, Stage::ToAsk | Stage::Asked);
+                knob.drifted &= open;
                 continue;
             }
             if !knob.drifted {

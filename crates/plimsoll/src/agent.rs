@@ -460,6 +460,11 @@ impl Agent {
             }
             Work::Swap(_) => {
                 self.swap.made(now, running.gained);
+                if running.gained
+                    && let Some(virtio_mem) = &mut self.virtio_mem
+                {
+                    virtio_mem.shrink.reclaim_again();
+                }
                 running.gained
             }
             Work::Reclaim(_) => false,

@@ -58,5 +58,6 @@ where
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + WORDS, y)], colour));
     }
-    chart.configure_series_labels().position(names).label_font((FONT, WORDS)).draw()
+    let mut labels = chart.configure_series_labels();
+    labels.position(names).label_font((FONT, WORDS)).background_style(WHITE.mix(0.8)).draw()
 }

@@ -29,11 +29,11 @@ const MIN_AVAILABLE: &str = "160M";
 /// A CPU of 250 million instructions a second, about what the emulator does.
 const CLOCK_SHIFT: u8 = 2;
 /// From the request to the end of five of the ten, in the guest's seconds.
-const HELD_SECS: u64 = 180;
+const HELD_SECS: u64 = 60;
 /// From there to the end of all.
-const LEFT_SECS: u64 = 90;
+const LEFT_SECS: u64 = 30;
 /// From there to the end of patience: the driver tries again after 300 s at most.
-const LATE_SECS: u64 = 400;
+const LATE_SECS: u64 = 320;
 /// How long a guest may take, in this machine's time: a killer's last breaths are
 /// many instructions.
 const TIMEOUT: Duration = Duration::from_mins(30);

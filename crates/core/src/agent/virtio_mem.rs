@@ -25,14 +25,13 @@ const DRIVER: &str = "virtio_mem virtio";
 /// How it goes on.
 const PLUGGED: &str = " plugged size: 0x";
 const REQUESTED: &str = " requested size: 0x";
-/// A device's memory in /proc/iomem, within the device's own range.
+/// A device's memory in /proc/iomem.
 const RAM: &str = "System RAM (virtio_mem)";
 /// From one look at memory that is missing to the next, in microseconds: 1 s.
 const LOOK_US: u64 = 1_000_000;
-/// From one try to the next where no block can be had, and from one reclaim of QM
-/// to the next while memory is missing, in microseconds: 10 s, doubled each time, at
-/// most 5 min. What holds blocks is pinned, and rarely let go; and what QM gave up
-/// is in use and comes back, from swap too.
+/// From one try to the next where no block can be had, and from one reclaim of QM to
+/// the next, in microseconds: 10 s, doubled each time, at most 5 min. What holds
+/// blocks is pinned; what QM gave up may be in use, and come back from swap.
 const RETRY_US: core::ops::RangeInclusive<u64> = 10_000_000..=300_000_000;
 
 /// What a device says of itself.
@@ -195,10 +194,9 @@ pub struct Shrink {
     look_us: u64,
     /// When QM may be reclaimed again.
     reclaim_us: u64,
-    /// The wait for that, while no block goes.
-    reclaim_wait_us: u64,
+    wait_us: u64,
     retry_us: u64,
-    /// Whether what was decided last is of the request that counts.
+    /// Whether the last block tried is for the request that counts.
     current: bool,
     /// Bytes given back since the request, and the time it took.
     freed: u64,
@@ -217,7 +215,7 @@ impl Shrink {
             below: u64::MAX,
             look_us: 0,
             reclaim_us: 0,
-            reclaim_wait_us: 0,
+            wait_us: 0,
             retry_us: 0,
             current: false,
             freed: 0,
@@ -225,13 +223,11 @@ impl Shrink {
         }
     }
 
-    /// Takes what a device said; a request begins anew. False where there are more
-    /// devices than are minded.
+    /// Takes what a device said; a request begins anew. False: of one too many.
     pub fn hear(&mut self, number: u64, size: Size) -> bool {
         let at = self.devices.iter().position(|device| device.number == number);
         let at = at.unwrap_or_else(|| {
-            let device = Device { number, plugged: 0, requested: 0, left: 0 };
-            let _ = self.devices.push(device);
+            let _ = self.devices.push(Device { number, plugged: 0, requested: 0, left: 0 });
             self.devices.len() - 1
         });
         let Some(device) = self.devices.get_mut(at).filter(|device| device.number == number) else {
@@ -251,8 +247,8 @@ impl Shrink {
 
     fn begin(&mut self) {
         self.state = if self.left() > 0 { State::Shrinking } else { State::Idle };
-        (self.below, self.look_us, self.reclaim_us, self.retry_us) = (u64::MAX, 0, 0, 0);
-        (self.reclaim_wait_us, self.current) = (0, false);
+        (self.below, self.look_us, self.retry_us, self.current) = (u64::MAX, 0, 0, false);
+        self.reclaim_again();
     }
 
     /// Whether a device was heard of.
@@ -283,8 +279,8 @@ impl Shrink {
         if self.state == State::Idle { u64::MAX } else { self.look_us }
     }
 
-    /// What is to be done now. A block takes all its memory along, that in use as
-    /// well, which then takes the place of memory elsewhere that is available now.
+    /// What is to be done now. A block takes all its memory along; what is in use of
+    /// it takes the place of memory elsewhere that is available now.
     pub fn next(&mut self, memory: Meminfo, page_bytes: u64, now: u64) -> Step {
         let device = self.devices.iter().find(|device| device.left > 0);
         let (Some(&Device { number: device, .. }), true) = (device, now >= self.look_us) else {
@@ -295,11 +291,12 @@ impl Shrink {
         let total_pages = stays.checked_div(page_bytes).unwrap_or(0);
         let floor = self.min_available.bytes(Memory { total_pages, page_bytes });
         let needed = block_bytes.saturating_add(floor);
-        // What is free need not be fetched from others: QM pays first.
-        if memory.free < needed && now >= self.reclaim_us {
-            self.reclaim_wait_us = longer(self.reclaim_wait_us);
-            self.reclaim_us = now.saturating_add(self.reclaim_wait_us);
-            return Step::Reclaim(needed - memory.free);
+        // What is not free QM pays first; and what of it the kernel keeps to itself.
+        let there = memory.free.min(memory.available);
+        if there < needed && now >= self.reclaim_us {
+            self.wait_us = longer(self.wait_us);
+            self.reclaim_us = now.saturating_add(self.wait_us);
+            return Step::Reclaim(needed - there);
         }
         if let Some(missing @ 1..) = needed.checked_sub(memory.available) {
             self.state = State::Short(missing);
@@ -310,8 +307,7 @@ impl Shrink {
         Step::Offline(Target { device, below: self.below, block_bytes })
     }
 
-    /// A block was tried: which one, if there was any; and what MemTotal fell by,
-    /// if it went.
+    /// A block was tried: which, if any; and what MemTotal fell by, if it went.
     pub fn tried(&mut self, target: Target, block: Option<u64>, fell: Option<u64>, now: u64) {
         let device = self.devices.iter_mut().find(|device| device.number == target.device);
         match (block, fell, device) {
@@ -323,7 +319,7 @@ impl Shrink {
             (Some(block), Some(fell), Some(device)) => {
                 device.left = device.left.saturating_sub(fell);
                 self.freed = self.freed.saturating_add(fell);
-                (self.below, self.retry_us, self.reclaim_wait_us) = (block, 0, 0);
+                (self.below, self.retry_us, self.reclaim_us, self.wait_us) = (block, 0, 0, 0);
             }
             (Some(block), None, _) => self.below = block,
             // None of it is online: what is offline the driver takes itself.
@@ -337,6 +333,11 @@ impl Shrink {
         if self.left() == 0 {
             self.begin();
         }
+    }
+
+    /// QM may have more to give.
+    pub fn reclaim_again(&mut self) {
+        (self.reclaim_us, self.wait_us) = (0, 0);
     }
 
     /// What was to be done could not be begun.

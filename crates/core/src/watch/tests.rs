@@ -308,6 +308,7 @@ fn a_percentage_follows_while_systemd_answers() {
     scene.watch.answered(true);
     scene.look();
     assert_eq!((&*scene.shows("memory.max"), scene.watch.drifts), ("3355443200", 0));
+    assert_eq!(scene.said("mended by systemd"), 0);
     scene.look();
     assert!(scene.ask().unwrap().contains(&"MemoryMax=3355443200".into()));
     scene.watch.answered(true);

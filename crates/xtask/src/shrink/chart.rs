@@ -11,8 +11,8 @@ use crate::chart::{
 
 /// Of a row, in pixels.
 const SIZE: (u32, u32) = (1000, 330);
-/// Height of the axis of MiB.
-const MIB: u64 = 2048;
+/// Height of the axis of MiB: the guest's 2048, and room for words.
+const MIB: u64 = 2300;
 /// Height of the mark of a kill, in MiB, and its colour.
 const MARK: u64 = 130;
 const RED: RGBColor = RGBColor(200, 0, 60);
@@ -60,17 +60,19 @@ impl Report {
         for (secs, words) in leave.into_iter().zip(["five leave", "all leave"]) {
             chart.draw_series([PathElement::new([(secs, 0), (secs, MIB)], GREY)])?;
             let style = (FONT, WORDS).into_font().color(&GREY);
-            chart.draw_series([Text::new(words, (secs + last / 100, MIB * 19 / 20), style)])?;
+            chart.draw_series([Text::new(words, (secs + last / 100, MIB * 99 / 100), style)])?;
         }
         let kills = points.windows(2).filter_map(|pair| match pair {
             [before, after] if after.kills > before.kills => Some(after.ms / 1000),
             _ => None,
         });
-        let marks = kills.map(|secs| PathElement::new([(secs, 0), (secs, MARK)], RED));
+        let marks =
+            kills.map(|secs| PathElement::new([(secs, 0), (secs, MARK)], RED.stroke_width(2)));
         let killed = chart.draw_series(marks)?;
         let [Some(first), Some(end)] = [points.first(), points.last()] else { return Ok(()) };
         killed.label(format!("killed: {}", end.kills - first.kills)).legend(|(x, y)| {
-            PathElement::new([(x + WORDS / 2, y - 5), (x + WORDS / 2, y + 5)], RED)
+            let x = x + WORDS / 2;
+            PathElement::new([(x, y - 5), (x, y + 5)], RED.stroke_width(2))
         });
         let line = |name, colour, of: fn(&Point) -> u64| Line {
             name,
@@ -82,5 +84,34 @@ impl Report {
             line("MemAvailable", ORANGE, |point| point.available_kib),
         ];
         draw_lines(&mut chart, &lines, SeriesLabelPosition::MiddleRight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_both_sides() {
+        let run = |killed: u64| {
+            let points = (0..200).map(|n| {
+                let (total, kills) = (1_900_000 - n * 6000, n * killed / 200);
+                format!("at {} {total} {} {kills}\n", n * 1000, total / 5)
+            });
+            let head = "alone 400000\nkernel 6.12\nshrink_ms 650\nheld_alive 9\n";
+            Run::new(&(head.to_owned() + &points.collect::<String>())).unwrap()
+        };
+        let compared = Compared { arch: "x86_64", alone: vec![run(30)], plimsoll: vec![run(0)] };
+        let report = Report {
+            date: String::new(),
+            command: String::new(),
+            held_secs: 60,
+            left_secs: 30,
+            compared: vec![compared],
+        };
+        let svg = report.chart().unwrap();
+        for text in ["x86_64, the driver alone", "with plimsoll", "killed: 29", "killed: 0"] {
+            assert!(svg.contains(text), "{text}\n{svg}");
+        }
     }
 }

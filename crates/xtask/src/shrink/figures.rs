@@ -1,7 +1,5 @@
 //! What is measured, and the table of it.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -100,39 +98,50 @@ impl Report {
     /// As a Markdown table of medians, with what it says of its making.
     #[must_use]
     pub fn table(&self) -> String {
-        let Self { date, command, held_secs, left_secs, .. } = self;
-        let runs = || self.compared.iter().flat_map(|it| [&it.alone, &it.plimsoll]);
-        let kernel = runs().flatten().next().map_or("", |run| &run.kernel);
-        let mut text = format!("{date}, kernel {kernel}: `{command}`\n\n| |");
-        for Compared { arch, .. } in &self.compared {
-            let _infallible = write!(text, " {arch}: driver alone | with plimsoll |");
-        }
-        text += &format!("\n|---|{}\n", "---|---|".repeat(self.compared.len()));
+        let Self { date, command, held_secs, left_secs, compared } = self;
         let all = held_secs + left_secs;
-        let rows: [(String, &dyn Fn(&Run) -> Option<u64>, &dyn Fn(u64) -> String); 6] = [
-            ("killed for want of memory".into(), &|run| Some(run.kills()), &number),
-            (format!("of the ten alive after {held_secs} s"), &|run| Some(run.alive), &number),
-            ("MiB not given back by then".into(), &|run| Some(run.mib_at(*held_secs)), &number),
-            (
-                format!("MiB not given back {left_secs} s after five have left"),
-                &|run| Some(run.mib_at(all)),
-                &number,
+        let kernel = self.runs().flatten().next().map_or("", |run| &run.kernel);
+        let arches =
+            compared.iter().map(|it| format!(" {}: driver alone | with plimsoll |", it.arch));
+        [
+            format!("{date}, kernel {kernel}: `{command}`\n\n| |{}\n", arches.collect::<String>()),
+            format!("|---|{}\n", "---|---|".repeat(compared.len())),
+            self.row("killed for want of memory", |run| Some(run.kills()), number),
+            self.row(
+                &format!("of the ten alive after {held_secs} s"),
+                |run| Some(run.alive),
+                number,
             ),
-            ("all back after all have left, s".into(), &|run| run.back_ms(all), &seconds),
-            ("nobody holds anything: all back after, s".into(), &|run| Some(run.idle_ms), &seconds),
-        ];
-        for (what, value, shown) in rows {
-            let _infallible = write!(text, "| {what} |");
-            for runs in runs() {
-                // What never came is later than all that did.
-                let values = runs.iter().map(|run| value(run).unwrap_or(u64::MAX));
-                let middle = median(values).filter(|value| *value != u64::MAX);
-                let middle = middle.map_or_else(|| "never".into(), shown);
-                let _infallible = write!(text, " {middle} |");
-            }
-            text.push('\n');
+            self.row("MiB not given back by then", |run| Some(run.mib_at(*held_secs)), number),
+            self.row(
+                &format!("MiB not given back {left_secs} s after five have left"),
+                |run| Some(run.mib_at(all)),
+                number,
+            ),
+            self.row("all back after all have left, s", |run| run.back_ms(all), seconds),
+            self.row("nobody holds anything: all back after, s", |run| Some(run.idle_ms), seconds),
+        ]
+        .concat()
+    }
+
+    fn runs(&self) -> impl Iterator<Item = &Vec<Run>> {
+        self.compared.iter().flat_map(|it| [&it.alone, &it.plimsoll])
+    }
+
+    fn row(
+        &self,
+        what: &str,
+        value: impl Fn(&Run) -> Option<u64>,
+        shown: fn(u64) -> String,
+    ) -> String {
+        let mut text = format!("| {what} |");
+        for runs in self.runs() {
+            // What never came is later than all that did.
+            let values = runs.iter().map(|run| value(run).unwrap_or(u64::MAX));
+            let middle = median(values).filter(|value| *value != u64::MAX);
+            text += &format!(" {} |", middle.map_or_else(|| "never".into(), shown));
         }
-        text
+        text + "\n"
     }
 }
 

@@ -132,9 +132,16 @@ fn what_is_needed_is_kept() {
         assert_eq!(shrink.next(enough, 4096, now), Step::Reclaim(200 * MIB), "{now}");
         now += secs * 1_000_000;
     }
+    shrink.reclaim_again();
+    assert_eq!(shrink.next(enough, 4096, now - 1), Step::Reclaim(200 * MIB));
+    now += 9_999_999;
     shrink.tried(TARGET, Some(45), Some(BLOCK), now);
     assert_eq!(shrink.next(enough, 4096, now), Step::Reclaim(200 * MIB));
     assert_eq!(shrink.next(enough, 4096, now + 10_000_000), Step::Reclaim(200 * MIB));
+    // A part of what is free the kernel keeps: it is not available.
+    now += 30_000_000;
+    let kept = memory(2048, 228, 200);
+    assert_eq!(shrink.next(kept, 4096, now), Step::Reclaim(28 * MIB));
     // Unreadable: nothing goes.
     now += 30_000_000;
     shrink.next(Meminfo::default(), 4096, now);
@@ -207,7 +214,9 @@ fn more_devices_than_are_minded() {
 #[test]
 fn it_is_shown_as_json() {
     let mut shrink = asked(256, 0);
-    shrink.next(memory(2048, 1900, 128), 4096, 7);
+    let short = memory(2048, 1900, 128);
+    assert_eq!(shrink.next(short, 4096, 7), Step::Reclaim(100 * MIB));
+    assert_eq!(shrink.next(short, 4096, 8), Step::Wait);
     let json: serde_json::Value = serde_json::from_str(&Json(&shrink).to_string()).unwrap();
     assert_eq!(json["missing_bytes"], 100 * MIB);
     assert_eq!(json["left_bytes"], 256 * MIB);
