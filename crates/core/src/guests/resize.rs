@@ -79,11 +79,11 @@ pub struct Resize {
 }
 
 impl Resize {
-    /// To a size.
+    /// From one size to another.
     #[must_use]
-    pub fn new(target: u64) -> Self {
-        let (state, nudge_us) = (State::Silent, *NUDGE_US.start());
-        Self { target, stop: false, state, begun: None, size: 0, moved_us: 0, nudge_us }
+    pub fn new(size: u64, target: u64) -> Self {
+        let (state, nudge_us) = (State::Moving, *NUDGE_US.start());
+        Self { target, stop: false, state, begun: None, size, moved_us: 0, nudge_us }
     }
 
     /// Stays where it is.

@@ -13,7 +13,7 @@ const STEP_US: u64 = 300_000;
 pub(super) fn check(data: &[u8]) {
     let mut session = Session::new(0);
     let target = data.first().map_or(0, |byte| u64::from(*byte) << 30);
-    let mut resize = Resize::new(target);
+    let mut resize = Resize::new(0, target);
     for (line, now) in data.split(|byte| *byte == b'\n').zip((0..).map(|at| at * STEP_US)) {
         match session.hear(line, now) {
             Ok(Some(sizes)) => {

@@ -91,7 +91,7 @@ impl<'a> Hosting<'a> {
             if !hosted.sizes.contains(&bytes) {
                 return Resizing::Range(least, most);
             }
-            hosted.resize = Some(Resize::new(bytes));
+            hosted.resize = Some(Resize::new(hosted.memory_bytes, bytes));
             self.changed = true;
         }
         match &hosted.resize {

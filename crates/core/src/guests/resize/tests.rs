@@ -18,7 +18,7 @@ struct Guest {
 impl Guest {
     fn new(size_mib: u64, target_mib: u64) -> Self {
         let size = size_mib * MIB;
-        let resize = Resize::new(target_mib * MIB);
+        let resize = Resize::new((512 + size_mib) * MIB, target_mib * MIB);
         Self { resize, size, requested: size, now: SECOND_US, asked: VecDeque::new() }
     }
 
@@ -113,7 +113,7 @@ fn what_others_asked_for_is_taken_over_or_back() {
     assert_eq!(guest.requested, 768 * MIB);
     // A request beyond the target is none that leads there.
     guest.requested = 1024 * MIB;
-    guest.resize = Resize::new(1280 * MIB);
+    guest.resize = Resize::new(1024 * MIB, 1280 * MIB);
     guest.look(OPEN);
     assert_eq!(guest.requested, 768 * MIB);
 }
