@@ -14,7 +14,7 @@ qm=/sys/fs/cgroup/qm
 in_use() { cat $qm/memory.current; }
 events() { awk "/^$1 / { print \$2 }" $qm/memory.events; }
 counter() { plimsoll status --json | sed "s/.*\"$1\":\([0-9]*\).*/\1/"; }
-run_in_qm() { sh -c "echo \$\$ >$qm/app/cgroup.procs; $mortal $1" >/tmp/in-qm & app=$!; }
+run_in_qm() { rm -f /tmp/in-qm; sh -c "echo \$\$ >$qm/app/cgroup.procs; $mortal $1" >/tmp/in-qm & app=$!; }
 resident() { until grep -qs resident /tmp/in-qm; do sleep 0.1; done; }
 # Until QM has a part of all memory as a limit, in percent.
 follows() { until [ $(cat $qm/$1) -ge $(($(total) * 1024 / 100 * $2 - 65536)) ]; do sleep 0.05; done; }
