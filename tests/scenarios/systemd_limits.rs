@@ -74,6 +74,15 @@ echo "drifts_by_memory $(($(counter drifts) - drifts))"
 echo "kills_by_memory $(($(awk '/^oom_kill / { print $2 }' /proc/vmstat) - kills))"
 sleep 3
 
+# A guest's VMM is a unit: its limit is systemd's as well, and stays.
+vm=/sys/fs/cgroup/system.slice/vm-a.service
+systemd-run --quiet --unit=vm-a -p MemoryMax=1G sleep 600
+for i in $(seq 150); do [ $(show MemoryMax vm-a) = 1073741824 ] || break; sleep 0.1; done
+echo "vm $(cat $vm/memory.max) $(show MemoryMax vm-a)"
+systemctl daemon-reload; systemctl set-property --runtime vm-a CPUWeight=50
+echo "vm_reloaded $(cat $vm/memory.max) $(show MemoryMax vm-a)"
+systemctl stop vm-a
+
 # A drop-in that sorts after plimsoll's: QM starts without its limit.
 mkdir -p /etc/systemd/system/qm.service.d
 printf '[Service]\nMemoryMax=infinity\n' >/etc/systemd/system/qm.service.d/zz.conf
@@ -111,6 +120,9 @@ pub(crate) fn limits_through_systemd(on: On) {
     let mut board = on.board_file();
     set(&mut board, &["qm", "memory_limit"], json!({"max": "30%", "high": "25%"}));
     set(&mut board, &["virtio_mem"], json!({ "enable": true }));
+    let vm = json!({ "name": "a", "cgroup": "/system.slice/vm-a.service", "memory": "128M" });
+    let guests = json!({ "model": "fixed", "overhead": "64M", "list": [vm] });
+    set(&mut board, &["guests"], guests);
     let guest = on.guest().board_json(&board).virtio_mem("2G", "1G").busybox_initramfs();
     let script = format!("{QM_STATE}{SCRIPT}");
     let outcome = guest.kernel_arg("init=/usr/sbin/plimsoll").run_with(&script, on_request);
@@ -148,6 +160,8 @@ pub(crate) fn limits_through_systemd(on: On) {
         ("mended", "2"),
         ("drifts_by_memory", "0"),
         ("kills_by_memory", "0"),
+        ("vm", "201326592 201326592"),
+        ("vm_reloaded", "201326592 201326592"),
         ("dropped", "infinity"),
         ("held", "inactive no"),
         ("state_when_held", "running"),
