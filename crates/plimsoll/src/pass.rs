@@ -8,6 +8,7 @@ use plimsoll_core::agent::psi::{Gate, Stall};
 use plimsoll_core::agent::settings::{Memcg, RULES_MAX, Settings};
 use plimsoll_core::facts::read_text;
 use plimsoll_core::kernel::{Errno, Result};
+use plimsoll_core::split::lines;
 
 use crate::agent::{Report, WAY_LRU_GEN};
 use crate::cgroup::{self, Cgroup, RULE};
@@ -77,7 +78,7 @@ fn shortest_period_us(order: Order<'_>) -> u64 {
 fn has_swap() -> bool {
     let mut buf = [0; 2048];
     let meminfo = read_text(&mut Linux, "/proc/meminfo", &mut buf);
-    meminfo.lines().any(|line| {
+    lines(meminfo).any(|line| {
         line.strip_prefix("SwapFree:")
             .is_some_and(|rest| !rest.trim_ascii_start().starts_with("0 "))
     })
