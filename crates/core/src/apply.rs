@@ -8,6 +8,7 @@ use crate::facts::{CGROUP_ROOT, read_text};
 use crate::kernel::{Errno, Kernel, Result};
 use crate::plan::{CONTROLLERS, Step};
 use crate::record::{Note, Outcome, Record, cut, refusal};
+use crate::split::split;
 use crate::{PATH_MAX, path};
 
 /// Does one step and notes it; whether the kernel shows what was wanted.
@@ -51,14 +52,14 @@ fn enable<K: Kernel>(kernel: &mut K, record: &mut Record, path: &str) -> bool {
     };
     let mut refused = kernel.write(&file, CONTROLLERS.as_bytes()).err();
     if refused.is_some() {
-        for word in CONTROLLERS.split(' ') {
+        for word in split(CONTROLLERS, b' ') {
             refused = kernel.write(&file, word.as_bytes()).err().or(refused);
         }
     }
     let mut buf = [0; 256];
     let shown = read_text(kernel, &file, &mut buf).trim_ascii_end();
-    let enabled = |word: &str| shown.split(' ').any(|name| word.strip_prefix('+') == Some(name));
-    let all = CONTROLLERS.split(' ').all(enabled);
+    let enabled = |word: &str| split(shown, b' ').any(|name| word.strip_prefix('+') == Some(name));
+    let all = split(CONTROLLERS, b' ').all(enabled);
     let reason = refused.map(refusal).unwrap_or_default();
     record.note(
         kernel,

@@ -5,6 +5,7 @@ use heapless::String;
 use crate::kernel::Kernel;
 use crate::limit::Memory;
 use crate::number::decimal;
+use crate::split::lines;
 
 /// Where cgroup2 is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -93,7 +94,7 @@ pub fn mem_total_kib(meminfo: &str) -> Option<u64> {
 /// A line of /proc/meminfo, in KiB.
 #[must_use]
 pub fn meminfo_kib(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    let line = lines(meminfo).find_map(|line| line.strip_prefix(name))?;
     decimal(line.split_ascii_whitespace().next()?)
 }
 

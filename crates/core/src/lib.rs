@@ -23,6 +23,7 @@ pub mod payload;
 pub mod plan;
 pub mod record;
 pub mod root;
+pub mod split;
 pub mod status;
 pub mod systemd;
 mod uuid;

@@ -9,6 +9,7 @@
 use core::fmt;
 
 use crate::number::{decimal, in_radix};
+use crate::split::split_once;
 
 /// 100 % in permyriad.
 const WHOLE: u32 = 10_000;
@@ -117,7 +118,7 @@ fn permyriad(text: &str) -> Option<u32> {
     } else {
         (text.strip_suffix('%')?, 2)
     };
-    let (whole, decimals) = match number.split_once('.') {
+    let (whole, decimals) = match split_once(number, b'.') {
         Some((_, "")) => return None,
         Some((whole, decimals)) => (whole, decimals),
         None => (number, ""),

@@ -186,7 +186,8 @@ impl<'a> Builder<'a> {
     /// below enabled in it.
     fn cgroup(&mut self, path: &'a str) -> Result<(), TooLong> {
         let mut parent = "";
-        let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        let slashes = path.bytes().enumerate().filter(|(at, byte)| *at > 0 && *byte == b'/');
+        let ends = slashes.map(|(at, _)| at);
         for end in ends.chain([path.len()]) {
             self.push(Step::Enable { path: parent })?;
             parent = path.get(..end).unwrap_or(path);

@@ -14,6 +14,7 @@ use crate::facts::read_text;
 use crate::kernel::{Errno, Kernel, Mount, MountFlags, Result};
 use crate::number::decimal;
 use crate::record::{Note, Outcome, Record, refusal};
+use crate::split::split_once;
 use crate::var_qm::{LOOK_US, options};
 use crate::volume::ext4::{self, Fault};
 use crate::volume::{self, VolumeError};
@@ -101,7 +102,7 @@ fn parse<'t>(cmdline: &'t str, fault: &mut dyn FnMut(&str, &str, &str)) -> Optio
             "rw" => rdonly = false,
             _ => {}
         }
-        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let (key, value) = split_once(word, b'=').unwrap_or((word, ""));
         for (name, said) in KEYS.iter().zip(&mut said) {
             if *name == key {
                 *said = Some(value);
@@ -146,7 +147,7 @@ fn source(name: &str) -> Option<Source<'_>> {
     if name.starts_with("/dev/") {
         return Some(Source::Device(name));
     }
-    let (key, value) = name.split_once('=')?;
+    let (key, value) = split_once(name, b'=')?;
     let mut identity = Identity::default();
     match key {
         "UUID" => identity.fs_uuid = Some(Uuid::parse(value)?),

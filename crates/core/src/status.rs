@@ -6,6 +6,7 @@ use crate::board::json::Walk;
 use crate::board::keys::{split_last, unquoted};
 use crate::json::Json;
 use crate::number::decimal;
+use crate::split::{lines, split_once};
 use heapless::String;
 
 /// Longest request, in bytes: one that sets every knob and sixteen cgroups.
@@ -388,8 +389,8 @@ impl fmt::Display for Line {
 /// The value of `key` in a file of lines "key value", such as memory.events.
 #[must_use]
 pub fn keyed_value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
+    lines(text).find_map(|line| {
+        let (name, value) = split_once(line, b' ')?;
         if name == key { decimal(value.trim_ascii()) } else { None }
     })
 }

@@ -7,6 +7,7 @@ use crate::board::VarQm;
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
 use crate::path;
 use crate::record::{Note, Outcome, Record, cut};
+use crate::split::split;
 use crate::volume::{self, VolumeError};
 
 /// Where it is mounted, in the root file system.
@@ -106,7 +107,7 @@ pub(crate) fn options(
     flags: &mut MountFlags,
     data: &mut String<128>,
 ) -> Result<(), Errno> {
-    for word in options.split(',').filter(|word| !word.is_empty()) {
+    for word in split(options, b',').filter(|word| !word.is_empty()) {
         match word {
             "rw" | "defaults" => {}
             "nodev" => flags.nodev = true,

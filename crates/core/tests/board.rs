@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use plimsoll_core::agent::settings::{CGROUPS_MAX, Settings};
-use plimsoll_core::board::keys::{DOCS, KEYS};
+use plimsoll_core::board::keys::{self, DOCS};
 use plimsoll_core::board::{
     self, BOARD_BYTES_MAX, Board, CpuWeight, Faults, Guests, Identity, OnLimitFailure,
     PartitionSize, Raw, Restart, Side, Uuid, VirtioMem,
@@ -154,7 +154,7 @@ fn a_file_with_everything_as_often_as_it_may_be_is_read() {
 
 #[test]
 fn every_key_is_checked_for_its_type() {
-    for key in KEYS {
+    for key in keys::all() {
         let text = document(key.path, "null");
         read(text.as_bytes(), |_, faults| {
             let path = key.path.replace("[]", "[0]");
@@ -297,7 +297,7 @@ fn every_key_has_its_effect() {
         settings::is_every_key(&board.agent);
         guests(board);
     });
-    for key in KEYS {
+    for key in keys::all() {
         let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
         assert!(EVERY_KEY.contains(&format!("\"{name}\":")), "{} is missing", key.path);
     }
@@ -365,7 +365,7 @@ fn defaults_are_those_of_the_table() {
     accepted("{}", |board| assert_eq!(*board, Board::default()));
     let var_qm = r#"{"relative_size": 0.1}"#;
     let without = document("image.partitions.var_qm", var_qm);
-    for (key, doc) in KEYS.iter().zip(DOCS) {
+    for (key, doc) in keys::all().zip(DOCS) {
         // A payload's and an entry's are looked at with the effects.
         let element = key.path.starts_with("payloads[].") || key.path.contains("cgroups[].");
         let element = element || key.path.starts_with("guests.list[].");
@@ -418,12 +418,12 @@ fn the_readme_has_the_table() {
     let mut table = String::from(
         "| Key | Type | Unit | Range | Default | Meaning |\n| --- | --- | --- | --- | --- | --- |\n",
     );
-    for (key, doc) in KEYS.iter().zip(DOCS) {
+    for (key, doc) in keys::all().zip(DOCS) {
         let default = match doc.default.strip_prefix('(') {
             Some(words) => words.trim_end_matches(')').to_owned(),
             None => format!("`{}`", doc.default),
         };
-        let (path, kind, range) = (key.path, key.kind.name(), key.range);
+        let (path, kind, range) = (key.path, key.kind.name(), key.kind.range());
         let (unit, meaning) = (doc.unit, doc.meaning);
         writeln!(table, "| `{path}` | {kind} | {unit} | {range} | {default} | {meaning} |")
             .unwrap();

@@ -7,6 +7,7 @@ use heapless::String;
 use plimsoll_core::agent::counters::{Counter, Counters};
 use plimsoll_core::kernel::{Errno, Kernel as _, Result};
 use plimsoll_core::number::in_radix;
+use plimsoll_core::split::lines;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -129,9 +130,9 @@ impl Commands {
             return true;
         }
         let result = rustix::io::write(&self.file, self.text.as_bytes());
-        let many = self.text.lines().nth(1).is_some();
+        let many = lines(&self.text).nth(1).is_some();
         if result.is_err() && many && self.text.starts_with('+') {
-            for command in self.text.lines() {
+            for command in lines(&self.text) {
                 count(rustix::io::write(&self.file, command.as_bytes()), to);
             }
         } else {

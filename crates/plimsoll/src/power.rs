@@ -7,6 +7,7 @@ use plimsoll_core::agent::lines::Lines;
 use plimsoll_core::apply::knob_path;
 use plimsoll_core::board::Board;
 use plimsoll_core::facts::read_text;
+use plimsoll_core::split::{lines, split};
 use plimsoll_core::status::keyed_value;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -84,7 +85,7 @@ fn swap_off() {
     let mut buf = [0; 512];
     for _ in 0..SWAPS_MAX {
         let swaps = read_text(&mut Linux, "/proc/swaps", &mut buf);
-        let name = swaps.lines().nth(1).and_then(|line| line.split(' ').next());
+        let name = lines(swaps).nth(1).and_then(|line| split(line, b' ').next());
         let Some(path) = name.and_then(|name| unescaped(name.as_bytes())) else { return };
         if sys::swapoff(&path).is_err() {
             return;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::Cgroup;
-use crate::linux::Linux;
+use crate::linux::{Linux, c_path};
 use crate::pressure::Source;
 
 /// From one try to connect to the next, in microseconds: 500 ms, doubled each time,
@@ -188,10 +188,11 @@ fn gate(before: &mut [Option<Stall>; 2], hosting: &Hosting<'_>, cgroup: &str, mo
 }
 
 fn connect(path: &str) -> rustix::io::Result<OwnedFd> {
+    let path = c_path(path).map_err(|_| Errno::NAMETOOLONG)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Done at once, or refused.
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(&*path)?)?;
     Ok(socket)
 }
 

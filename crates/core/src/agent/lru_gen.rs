@@ -9,6 +9,7 @@ use heapless::{String, Vec};
 
 use super::lines::{Line, Lines};
 use crate::number::decimal;
+use crate::split::split_once;
 
 /// Generations of one cgroup on one node: the kernel's MAX_NR_GENS.
 pub const GENERATIONS_MAX: usize = 4;
@@ -158,7 +159,7 @@ impl Place {
 
     /// The id; the path goes where it belongs.
     fn header(&mut self, text: &str) -> Option<u64> {
-        let (id, path) = text.get(MEMCG.len()..)?.trim_ascii_start().split_once(' ')?;
+        let (id, path) = split_once(text.get(MEMCG.len()..)?.trim_ascii_start(), b' ')?;
         self.path.clear();
         // The path is empty where the memory controller is off.
         self.path.push_str(if path.is_empty() { "/" } else { path }).ok()?;

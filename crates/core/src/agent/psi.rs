@@ -5,6 +5,7 @@
 //! between them give a share; the kernel's own averages react too late.
 
 use crate::number::decimal;
+use crate::split::lines;
 
 /// Shortest time that a share is of, in microseconds: at a limit of 1 % it
 /// takes 10 ms of stall to exceed it, while one disk access, 100 us in 2 ms,
@@ -14,7 +15,7 @@ pub const WINDOW_MIN_US: u64 = 1_000_000;
 /// The stall time, in microseconds, that a pressure file counts as `some`.
 #[must_use]
 pub fn some_total_us(text: &str) -> Option<u64> {
-    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let some = lines(text).find_map(|line| line.strip_prefix("some "))?;
     some.split_ascii_whitespace().find_map(|field| decimal(field.strip_prefix("total=")?))
 }
 

@@ -1,6 +1,6 @@
 //! The agent's knobs: what may be set, what is set, and by whom.
 //!
-//! One table, [`KEYS`], and one reader, in [`change`], for the board file and
+//! One table, [`keys`], and one reader, in [`change`], for the board file and
 //! for what is set on the running board.
 
 mod change;
@@ -12,7 +12,7 @@ use heapless::{String, Vec};
 pub use self::change::set;
 use self::knob::WORDS;
 pub use self::knob::{KNOBS, Knob, Word};
-use crate::board::keys::{AGENT, KEYS};
+use crate::board::keys::{self, AGENT};
 use crate::board::text::{CGROUP_MAX, is_inside};
 use crate::plan::SUPERVISOR_CGROUP;
 
@@ -32,8 +32,8 @@ pub struct Settings {
     /// Empty where it is the default.
     words: [String<CGROUP_MAX>; WORDS],
     cgroups: Vec<Entry, CGROUPS_MAX>,
-    /// Of each of [`KEYS`] from [`AGENT`] on.
-    origins: [Origin; KEYS.len() - AGENT],
+    /// Of each of [`keys::all`] from [`AGENT`] on.
+    origins: [Origin; keys::COUNT - AGENT],
 }
 
 /// Who gave a value.
@@ -95,7 +95,7 @@ impl Default for Settings {
             values: Knob::DEFAULTS,
             words: [const { String::new() }; WORDS],
             cgroups: Vec::new(),
-            origins: [Origin::Default; KEYS.len() - AGENT],
+            origins: [Origin::Default; keys::COUNT - AGENT],
         }
     }
 }
@@ -141,7 +141,7 @@ impl Settings {
     /// `memcg.cgroups` or [`Knob::name`].
     #[must_use]
     pub fn origin(&self, name: &str) -> Origin {
-        let mut keys = KEYS.iter().skip(AGENT);
+        let mut keys = keys::all().skip(AGENT);
         let at = keys.position(|key| key.path.strip_prefix(ROOT) == Some(name));
         at.and_then(|at| self.origins.get(at)).copied().unwrap_or(Origin::Default)
     }

@@ -17,6 +17,7 @@ use super::lines::Lines;
 use crate::json::{Json, standing};
 use crate::limit::{Limit, Memory};
 use crate::number::{decimal, in_radix};
+use crate::split::{lines, split_once};
 
 /// Devices minded; a guest has one, or one for each of its memory nodes.
 pub const DEVICES_MAX: usize = 4;
@@ -48,15 +49,14 @@ pub enum Size {
 #[must_use]
 pub fn heard(record: &[u8]) -> Option<(u64, Size)> {
     let line = record.split(|byte| *byte == b'\n').next()?;
-    // Patterns of one character: the search for longer ones costs 2 KB of code.
-    let (head, message) = core::str::from_utf8(line).ok()?.split_once(';')?;
-    let (device, size) = message.strip_prefix(DRIVER)?.split_once(':')?;
+    let (head, message) = split_once(core::str::from_utf8(line).ok()?, b';')?;
+    let (device, size) = split_once(message.strip_prefix(DRIVER)?, b':')?;
     let size = if let Some(bytes) = size.strip_prefix(PLUGGED) {
         Size::Plugged(in_radix(bytes, 16)?)
     } else {
         Size::Requested(in_radix(size.strip_prefix(REQUESTED)?, 16)?)
     };
-    let (priority, _) = head.split_once(',')?;
+    let (priority, _) = split_once(head, b',')?;
     (decimal(priority)? >> 3 == 0).then_some((decimal(device)?, size))
 }
 
@@ -76,13 +76,13 @@ pub fn highest_block<R: Read>(
     let (mut within, mut highest) = (None, None);
     while let Some(line) = lines.next()? {
         let text = core::str::from_utf8(line.text).unwrap_or_default();
-        let Some((range, name)) = text.trim_ascii_start().split_once(':') else { continue };
+        let Some((range, name)) = split_once(text.trim_ascii_start(), b':') else { continue };
         let (range, name) = (range.trim_ascii_end(), name.trim_ascii_start());
         if let Some(number) = name.strip_prefix("virtio") {
             within = decimal(number);
         } else if name == RAM
             && within == Some(device)
-            && let Some((first, last)) = range.split_once('-')
+            && let Some((first, last)) = split_once(range, b'-')
             && let (Some(first), Some(last)) = (in_radix(first, 16), in_radix(last, 16))
             && let (Some(first), Some(last)) =
                 (first.checked_div(block_bytes), last.checked_div(block_bytes))
@@ -110,7 +110,7 @@ impl Meminfo {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let bytes = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let line = lines(text).find_map(|line| line.strip_prefix(name));
             let kib = line.and_then(|line| decimal(line.split_ascii_whitespace().next()?));
             kib.unwrap_or(0).saturating_mul(1024)
         };

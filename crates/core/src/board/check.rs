@@ -5,6 +5,8 @@ use core::cmp::Ordering;
 use heapless::String;
 
 use super::faults::{Faults, KEY_PATH_MAX};
+use super::keys::Kind;
+use super::kind::Text;
 use super::raw::{Raw, Values};
 use super::{
     Board, CpuWeight, HIGH, Host, Identity, NOT_ABOVE_MAX, OnLimitFailure, PartitionSize, Qm,
@@ -28,7 +30,7 @@ pub(super) fn board<'a>(board: &mut Board<'a>, raw: &Raw<'a>, text: &'a [u8], fa
     keep_apart(board, values, text, faults);
     board.qm.unit = values.text("qm.unit");
     if board.qm.unit.is_some_and(|unit| !systemd::owns(unit, board.qm.cgroup)) {
-        faults.refuse_key(text, "qm.unit", keys::UNIT_RANGE);
+        faults.refuse_key(text, "qm.unit", Kind::Text(Text::Unit).range());
     }
     set(&mut board.image_bytes, values.text("image.image_size").and_then(text::some_size));
     board.var_qm = var_qm(values, board.image_bytes, text, faults);

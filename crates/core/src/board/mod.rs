@@ -9,6 +9,7 @@ mod faults;
 mod guests;
 pub(crate) mod json;
 pub mod keys;
+mod kind;
 mod payloads;
 mod raw;
 pub(crate) mod scan;

@@ -16,8 +16,7 @@ use serde::de::{
 };
 
 use super::json::Walk;
-use super::keys::{self, AGENT, GUESTS, KEYS, Key, Kind, unquoted};
-use super::text::integer;
+use super::keys::{self, AGENT, GUESTS, Key, Kind, unquoted};
 use super::{COMMAND_WORDS_MAX, HOST_CGROUPS_MAX, MODULES_MAX, PAYLOADS_MAX};
 
 /// Values of a file that has everything as often as it may, but for the guests'
@@ -33,7 +32,7 @@ pub struct Raw<'a> {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry<'a> {
-    /// Place of the key in [`KEYS`].
+    /// Place of the key in [`keys::all`].
     key: usize,
     /// The payload it is of; 0 outside of payloads.
     payload: usize,
@@ -68,18 +67,16 @@ impl<'a> Raw<'a> {
                 walk.skip(text, value.depth).ok()?;
                 continue;
             }
-            match *path {
+            match path {
                 "payloads[]" => payload = value.index,
                 path if path.starts_with("payloads[]") => {}
                 _ => payload = 0,
             }
             let value = value.span.text(text);
-            let value = match *kind {
+            let value = match kind {
                 Kind::Object | Kind::Array(_) => Value::Opened,
                 Kind::Boolean => Value::Flag(value == "true"),
-                Kind::Integer(min, max) => {
-                    Value::Number(i16::try_from(integer(value, min, max)?).ok()?)
-                }
+                Kind::Integer(of) => Value::Number(i16::try_from(of.parse(value)?).ok()?),
                 Kind::Text(_) => Value::Text(unquoted(value)?),
                 _ => continue,
             };
@@ -162,7 +159,7 @@ struct Reader<'r, 'a> {
 
 impl<'a> Reader<'_, 'a> {
     fn path(&self) -> &'static str {
-        self.key.and_then(|key| KEYS.get(key)).map_or("", |key| key.path)
+        self.key.and_then(keys::key).map_or("", |key| key.path)
     }
 
     fn push<E: Error>(&mut self, value: Value<'a>) -> Result<(), E> {
@@ -184,14 +181,14 @@ fn child(parent: &str, name: &str) -> Option<usize> {
         rest.and_then(|rest| if parent.is_empty() { Some(rest) } else { rest.strip_prefix('.') })
             == Some(name)
     };
-    KEYS.iter().position(|key| is_child(key.path))
+    keys::all().position(|key| is_child(key.path))
 }
 
 impl<'de: 'a, 'a> DeserializeSeed<'de> for Reader<'_, 'a> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
-        let value = match self.key.and_then(|key| KEYS.get(key)).map(|key| key.kind) {
+        let value = match self.key.and_then(keys::key).map(|key| key.kind) {
             Some(Kind::Object) if !matches!(self.key, Some(GUESTS | AGENT)) => {
                 self.push(Value::Opened)?;
                 return deserializer.deserialize_map(self);
@@ -232,9 +229,9 @@ impl<'de: 'a, 'a> Visitor<'de> for Reader<'_, 'a> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
         let array = self.path();
-        let element = KEYS.iter().position(|key| key.path.strip_suffix("[]") == Some(array));
+        let element = keys::all().position(|key| key.path.strip_suffix("[]") == Some(array));
         let Some(key) = element else { return Err(A::Error::custom("an array without elements")) };
-        let objects = KEYS.get(key).is_some_and(|key| matches!(key.kind, Kind::Object));
+        let objects = keys::key(key).is_some_and(|key| matches!(key.kind, Kind::Object));
         for index in 0.. {
             let payload = if objects { index } else { self.payload };
             if seq.next_element_seed(self.within(key, payload))?.is_none() {

@@ -4,12 +4,13 @@
 use super::BOARD_BYTES_MAX;
 use super::faults::{FAULT_VALUE_MAX, Faults};
 use super::json::{self, Span, SyntaxError, Value, Walk};
-use super::keys::{self, KEYS, Key, Kind};
+use super::keys::{self, Key, Kind};
+use super::kind::Text;
 
 /// What a text may hold.
 struct Scope {
-    /// The key at a path, and its place in [`KEYS`] or one past their end.
-    lookup: fn(&str) -> Option<(usize, &'static Key)>,
+    /// The key at a path, and its place in [`keys::all`] or one past their end.
+    lookup: fn(&str) -> Option<(usize, Key)>,
     /// The same in words.
     keys: &'static str,
 }
@@ -18,7 +19,7 @@ static BOARD: Scope = Scope { lookup: keys::lookup, keys: "a key of boards/READM
 
 static REQUEST: Scope = Scope {
     lookup: |path| match path.strip_prefix("agent") {
-        _ if path == COMMAND.path => Some((KEYS.len(), &COMMAND)),
+        _ if path == COMMAND.path => Some((keys::COUNT, COMMAND)),
         Some(_) => keys::lookup(path),
         None => None,
     },
@@ -26,8 +27,7 @@ static REQUEST: Scope = Scope {
 };
 
 /// The one key of a request that no board file has.
-static COMMAND: Key =
-    Key { path: "command", kind: Kind::Text(|text| text == "set"), range: "`set`" };
+const COMMAND: Key = Key { path: "command", kind: Kind::Text(Text::Set) };
 
 /// Strikes out what is unknown, of the wrong type or out of range; whether the
 /// rest is worth decoding.
@@ -67,65 +67,81 @@ fn scan_members(
     faults: &mut Faults,
 ) -> Result<(), SyntaxError> {
     // Of each key, whether the open objects have it already; the last is a request's own.
-    let mut seen = [false; KEYS.len() + 1];
+    let mut seen = [false; keys::COUNT + 1];
     while let Some(value) = walk.next(text)? {
-        let element = walk.path().ends_with(']');
         if value.depth == 0 {
             continue;
         }
-        let Some((at, key)) = (scope.lookup)(walk.path()) else {
-            faults.refuse(text, walk.path(), value.span, scope.keys);
-            strike(walk, text, &value, value.depth)?;
-            continue;
-        };
-        if let Some(array) = array_of(key).filter(|array| is_full(array, value.index)) {
-            faults.refuse(text, walk.path(), value.span, array.range);
-            strike(walk, text, &value, value.depth - 1)?;
-        } else if !element && seen.get(at) == Some(&true) {
-            faults.refuse(text, walk.path(), value.span, "each key once");
-            // Which of the two is meant can't be known.
-            let first = json::find(text, walk.path());
-            strike(walk, text, &value, value.depth)?;
-            if let Some(first) = first {
-                json::strike(text, first.member, first.end);
-            }
-        } else if !accepts(key, text, &value) {
-            faults.refuse(text, walk.path(), value.span, key.range);
-            // An element that can be decoded is left out by the check.
-            if !element {
-                strike(walk, text, &value, value.depth)?;
-            } else if !key.kind.fits(value.shape) {
-                strike(walk, text, &value, value.depth - 1)?;
-            }
-        } else if let Kind::Object = key.kind {
-            forget_below(key.path, &mut seen);
+        let Err(wrong) = judge(scope, walk.path(), text, &value, &mut seen) else { continue };
+        faults.refuse(text, walk.path(), value.span, wrong.allowed);
+        let first = if wrong.again { json::find(text, walk.path()) } else { None };
+        if let Some(depth) = wrong.strike {
+            strike(walk, text, &value, depth)?;
         }
-        if let Some(seen) = seen.get_mut(at).filter(|_| !element) {
-            *seen = true;
+        if let Some(first) = first {
+            json::strike(text, first.member, first.end);
         }
     }
     Ok(())
 }
 
-/// The key of the array that has this element.
-fn array_of(element: &Key) -> Option<&'static Key> {
-    let path = element.path.strip_suffix("[]")?;
-    KEYS.iter().find(|key| key.path == path)
+/// Why a value is refused.
+struct Wrong {
+    allowed: &'static str,
+    /// What is struck out with it, see [`strike`].
+    strike: Option<usize>,
+    /// Whether the key is there twice: which of the two is meant can't be known.
+    again: bool,
 }
 
-fn is_full(array: &Key, index: usize) -> bool {
-    matches!(array.kind, Kind::Array(max) if index >= max)
+fn judge(
+    scope: &Scope,
+    path: &str,
+    text: &[u8],
+    value: &Value,
+    seen: &mut [bool],
+) -> Result<(), Wrong> {
+    let wrong = |allowed, strike| Err(Wrong { allowed, strike, again: false });
+    let depth = value.depth;
+    let Some((at, key)) = (scope.lookup)(path) else { return wrong(scope.keys, Some(depth)) };
+    let element = path.ends_with(']');
+    let again = match seen.get_mut(at) {
+        Some(seen) if !element => core::mem::replace(seen, true),
+        _ => false,
+    };
+    if let Some(array) = array_of(key).filter(|array| is_full(*array, value.index)) {
+        return wrong(array.range(), Some(depth - 1));
+    }
+    if again {
+        return Err(Wrong { allowed: "each key once", strike: Some(depth), again });
+    }
+    let fits = key.kind.fits(value.shape);
+    if !fits || !key.kind.accepts(value.span.text(text)) {
+        // An element that can be decoded is left out by the check.
+        let above = if fits { None } else { Some(depth - 1) };
+        return wrong(key.kind.range(), if element { above } else { Some(depth) });
+    }
+    if let Kind::Object = key.kind {
+        forget_below(key.path, seen);
+    }
+    Ok(())
+}
+
+/// What an array may be, where the key is that of an element.
+fn array_of(element: Key) -> Option<Kind> {
+    let path = element.path.strip_suffix("[]")?;
+    keys::all().find(|key| key.path == path).map(|key| key.kind)
+}
+
+fn is_full(array: Kind, index: usize) -> bool {
+    matches!(array, Kind::Array(array) if index >= array.max())
 }
 
 /// The keys below an object are yet to be seen in it.
 fn forget_below(object: &str, seen: &mut [bool]) {
-    for (seen, key) in seen.iter_mut().zip(KEYS) {
+    for (seen, key) in seen.iter_mut().zip(keys::all()) {
         *seen &= !key.path.strip_prefix(object).is_some_and(|rest| rest.starts_with('.'));
     }
-}
-
-fn accepts(key: &Key, text: &[u8], value: &Value) -> bool {
-    key.kind.fits(value.shape) && key.kind.accepts(value.span.text(text))
 }
 
 /// Strikes out the value, or with a lesser depth than its own the array that

@@ -4,6 +4,7 @@ use super::Uuid;
 use crate::limit::Limit;
 use crate::number::{decimal, in_radix};
 use crate::plan::SUPERVISOR_CGROUP;
+use crate::split::split;
 
 /// Longest cgroup path, in bytes: with the mount point before it and a
 /// payload's cgroup and a file's name behind it, it is below
@@ -123,7 +124,7 @@ pub(super) fn is_path(text: &str) -> bool {
     text.len() <= WORD_MAX
         && text
             .strip_prefix('/')
-            .is_some_and(|parts| parts.split('/').all(|part| !matches!(part, "" | "." | "..")))
+            .is_some_and(|parts| split(parts, b'/').all(|part| !matches!(part, "" | "." | "..")))
 }
 
 /// A cgroup other than the root and plimsoll's own.
@@ -200,10 +201,10 @@ pub(super) fn is_label(text: &str) -> bool {
 /// Mount options that leave nodev and nosuid alone and mount one device once.
 pub(super) fn is_options(text: &str) -> bool {
     let sound = |option: &str| {
-        let name = option.split('=').next().unwrap_or_default();
+        let name = split(option, b'=').next().unwrap_or_default();
         !name.is_empty()
             && option.bytes().all(|byte| byte.is_ascii_graphic())
             && !matches!(name, "dev" | "suid" | "remount" | "bind" | "rbind" | "move")
     };
-    text.is_empty() || (text.len() <= OPTIONS_MAX && text.split(',').all(sound))
+    text.is_empty() || (text.len() <= OPTIONS_MAX && split(text, b',').all(sound))
 }

@@ -13,6 +13,7 @@ use super::value::Field;
 use crate::board::json::Walk;
 use crate::board::keys::unquoted;
 use crate::number::decimal;
+use crate::split::split_once;
 
 /// Longest message, in bytes: sixteen devices need 4000, a greeting 300.
 pub const MESSAGE_BYTES_MAX: usize = 8192;
@@ -319,7 +320,7 @@ impl Message {
                 "return.base-memory" => message.base = Some(size()?),
                 path => {
                     let Some((_, member)) =
-                        path.strip_prefix("return[").and_then(|rest| rest.split_once(']'))
+                        path.strip_prefix("return[").and_then(|rest| split_once(rest, b']'))
                     else {
                         continue;
                     };

@@ -1,7 +1,7 @@
 //! The agent's settings: in the board file, by `set`, in status.
 
 use plimsoll_core::agent::settings::{CGROUPS_MAX, Knob, Memcg, Origin, Settings, SwapKind, set};
-use plimsoll_core::board::keys::Kind;
+use plimsoll_core::board::keys::{self, Kind};
 use plimsoll_core::json::Json;
 use plimsoll_core::status::REQUEST_BYTES_MAX;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
@@ -55,7 +55,7 @@ pub(crate) fn is_every_key(settings: &Settings) {
 
 /// Names and kinds of what has a value, below `agent`.
 fn keys() -> impl Iterator<Item = (&'static str, Kind)> {
-    KEYS.iter().filter_map(|key| {
+    keys::all().filter_map(|key| {
         let name = key.path.strip_prefix("agent.")?;
         let value = !matches!(key.kind, Kind::Object) && !name.contains('[');
         value.then_some((name, key.kind))
@@ -118,10 +118,10 @@ fn defaults_are_those_that_kata_documents() {
 
 #[test]
 fn each_knob_ends_where_its_range_does() {
-    for key in KEYS {
+    for key in keys::all() {
         let Kind::Count(knob) = key.kind else { continue };
         let (min, max) = knob.range().into_inner();
-        assert_eq!(key.range, format!("{min} to {max}"), "{}", key.path);
+        assert_eq!(key.kind.range(), format!("{min} to {max}"), "{}", key.path);
         let path = key.path.strip_prefix("agent.").unwrap();
         let inside = |value: u64| {
             let text = request(path, &value.to_string());
@@ -142,7 +142,7 @@ fn each_knob_ends_where_its_range_does() {
                 }
                 Err(fault) => {
                     assert!(!file, "{board}");
-                    assert!(fault.contains(key.range), "{fault}");
+                    assert!(fault.contains(key.kind.range()), "{fault}");
                     false
                 }
             }

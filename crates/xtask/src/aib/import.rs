@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use plimsoll_core::board::keys::KEYS;
+use plimsoll_core::board::keys;
 
 use super::yaml::{self, Key, Node, Place, Value, quoted};
 use super::{
@@ -255,7 +255,7 @@ impl Reader {
     /// Whether YAML makes of the value at `path` something else than the string
     /// that it has to be.
     fn lacks_quotes(&self, path: &str) -> bool {
-        let is_string = KEYS.iter().any(|key| key.path == path && key.kind.name() == "string");
+        let is_string = keys::all().any(|key| key.path == path && key.kind.name() == "string");
         let is_text = |node: &Node| matches!(node.value, Value::Text(_));
         is_string && self.taken.iter().any(|(taken, node)| *taken == path && !is_text(node))
     }

@@ -3,15 +3,12 @@
 use core::ops::RangeInclusive;
 
 use super::ROOT;
-use crate::board::keys::{KEYS, Kind};
+use crate::board::keys::{self, Kind};
 use crate::board::text;
-
-/// A week. Longer periods say `disable`.
-const WEEK_SECS: u64 = 7 * 24 * 3600;
 
 /// The enum and its table from one list, so that they can't differ.
 macro_rules! knobs {
-    ($($(#[$doc:meta])+ $knob:ident, $min:expr, $max:expr, $default:expr;)+) => {
+    ($($(#[$doc:meta])+ $knob:ident, $min:literal, $max:literal, $default:expr;)+) => {
         /// A number or a switch (0 or 1).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
@@ -24,8 +21,9 @@ macro_rules! knobs {
             pub const ALL: [Self; KNOBS] = [$(Self::$knob),+];
             /// The value of each that nobody set.
             pub(super) const DEFAULTS: [u64; KNOBS] = [$($default),+];
-            /// The least and the greatest of each.
-            const RANGES: [(u64, u64); KNOBS] = [$(($min, $max)),+];
+            /// The least and the greatest of each, and the same in words.
+            const RANGES: [(u64, u64, &str); KNOBS] =
+                [$(($min, $max, concat!($min, " to ", $max))),+];
         }
     };
 }
@@ -40,8 +38,8 @@ knobs! {
     MemcgSwap, 0, 1, 0;
     /// memcg.swappiness_max; the kernel's own swappiness ends at 200.
     MemcgSwappinessMax, 0, 200, 50;
-    /// memcg.period_secs
-    MemcgPeriodSecs, 1, WEEK_SECS, 600;
+    /// memcg.period_secs, at most a week: longer periods say `disable`.
+    MemcgPeriodSecs, 1, 604_800, 600;
     /// memcg.period_psi_percent_limit
     MemcgPeriodPsiPercentLimit, 0, 100, 1;
     /// memcg.eviction_psi_percent_limit
@@ -50,8 +48,8 @@ knobs! {
     MemcgEvictionRunAgingCountMin, 0, 1_000_000, 3;
     /// compact.disable
     CompactDisable, 0, 1, 0;
-    /// compact.period_secs
-    CompactPeriodSecs, 1, WEEK_SECS, 600;
+    /// compact.period_secs, at most a week.
+    CompactPeriodSecs, 1, 604_800, 600;
     /// compact.period_psi_percent_limit
     CompactPeriodPsiPercentLimit, 0, 100, 1;
     /// compact.psi_percent_limit
@@ -61,23 +59,28 @@ knobs! {
     /// compact.order; no kernel keeps lists of blocks of more than 2^15 pages.
     CompactOrder, 1, 15, 9;
     /// compact.threshold, in pages; 2^40 of 4 KiB are more than a machine has.
-    CompactThreshold, 0, 1 << 40, 1024;
+    CompactThreshold, 0, 1_099_511_627_776, 1024;
     /// compact.force_times; the greatest is never.
-    CompactForceTimes, 0, u64::MAX, u64::MAX;
+    CompactForceTimes, 0, 18_446_744_073_709_551_615, u64::MAX;
     /// guest_swap.enable
     GuestSwapEnable, 0, 1, 0;
     /// guest_swap.size_percent; zram's pages shrink to about a third.
     GuestSwapSizePercent, 1, 400, 100;
     /// guest_swap.create_threshold_secs; at most a day.
-    GuestSwapCreateThresholdSecs, 0, 24 * 3600, 60;
+    GuestSwapCreateThresholdSecs, 0, 86_400, 60;
 }
 
 impl Knob {
     /// What may be set.
     #[must_use]
     pub fn range(self) -> RangeInclusive<u64> {
-        let (min, max) = Self::RANGES.get(self as usize).copied().unwrap_or_default();
+        let (min, max, _) = Self::RANGES.get(self as usize).copied().unwrap_or_default();
         min..=max
+    }
+
+    /// The same in words.
+    pub(crate) fn allowed(self) -> &'static str {
+        Self::RANGES.get(self as usize).map_or("", |range| range.2)
     }
 
     /// The value that nobody set.
@@ -96,7 +99,7 @@ impl Knob {
     pub fn name(self) -> &'static str {
         let of = |kind| matches!(kind, Kind::Switch(knob) | Kind::Count(knob) if knob == self);
         // The first: an entry of memcg.cgroups has it too.
-        let key = KEYS.iter().find(|key| of(key.kind));
+        let key = keys::all().find(|key| of(key.kind));
         key.and_then(|key| key.path.strip_prefix(ROOT)).unwrap_or_default()
     }
 }
@@ -132,6 +135,15 @@ impl Word {
             Self::SwapPath => text::is_directory(text),
             Self::SwapKind => matches!(text, "file" | "zram"),
             Self::SwapAlgorithm => text::is_algorithm(text),
+        }
+    }
+
+    /// The same in words.
+    pub(crate) fn allowed(self) -> &'static str {
+        match self {
+            Self::SwapPath => "an absolute path of at most 128 bytes",
+            Self::SwapKind => "`file` or `zram`",
+            Self::SwapAlgorithm => "at most 32 of letters, digits and '-'",
         }
     }
 }

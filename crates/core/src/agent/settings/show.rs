@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{Entry, Knob, MEMCG_KNOBS, Origin, ROOT, Settings};
-use crate::board::keys::{AGENT, KEYS, Kind, split_last};
+use crate::board::keys::{self, AGENT, Kind, split_last};
 use crate::json::Json;
 
 impl fmt::Display for Json<&Settings> {
@@ -12,7 +12,7 @@ impl fmt::Display for Json<&Settings> {
         let settings = self.0;
         f.write_str("{")?;
         let (mut begin, mut end) = ("", "");
-        for (key, origin) in KEYS.iter().skip(AGENT).zip(&settings.origins) {
+        for (key, origin) in keys::all().skip(AGENT).zip(&settings.origins) {
             let value = |name: &&str| !name.bytes().any(|byte| byte == b']');
             let Some(name) = key.path.strip_prefix(ROOT).filter(value) else { continue };
             let (section, name) = split_last(name);
