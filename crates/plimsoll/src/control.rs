@@ -191,10 +191,10 @@ impl Worker<'_> {
 
     fn set(&mut self, request: &mut [u8], pair: &mut Pair) -> Result<usize, fmt::Error> {
         let mut faults = Faults::default();
-        let Some(settings) = settings::set(&self.agent.settings, request, &mut faults) else {
+        if !settings::set(&mut self.agent.settings, request, &mut faults) {
             return self.say(format_args!(r#"{{"error":"refused","faults":{}}}"#, Json(&faults)));
-        };
-        self.agent.set(settings);
+        }
+        self.agent.changed();
         // The one that would bring this process back has to know as well.
         pair.renew();
         info!("agent: settings changed");

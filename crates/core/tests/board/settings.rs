@@ -65,9 +65,11 @@ fn keys() -> impl Iterator<Item = (&'static str, Kind)> {
 /// Settings after one request, or its first fault.
 fn after(settings: &Settings, request: &str) -> Result<Settings, String> {
     let mut faults = Faults::default();
-    let set = set(settings, &mut request.as_bytes().to_vec(), &mut faults);
-    assert_eq!(set.is_some(), faults.is_empty(), "{request}: {faults:?}");
-    set.ok_or_else(|| faults.iter().next().unwrap().to_string())
+    let mut new = settings.clone();
+    let set = set(&mut new, &mut request.as_bytes().to_vec(), &mut faults);
+    assert_eq!(set, faults.is_empty(), "{request}: {faults:?}");
+    assert!(set || new == *settings, "{request}: refused, and yet there");
+    set.then_some(new).ok_or_else(|| faults.iter().next().unwrap().to_string())
 }
 
 fn request(path: &str, value: &str) -> String {
