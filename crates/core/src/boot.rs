@@ -12,7 +12,7 @@ use crate::facts::{Facts, cmdline_value, read_text};
 use crate::kernel::{Errno, Kernel, Mount, MountFlags};
 use crate::limit::{Limit, Memory};
 use crate::plan::{Duty, Plan, Step, Value, plan};
-use crate::record::{Note, Outcome, Record, VERSION, cut};
+use crate::record::{Note, Outcome, Record, VERSION, cut, cut_text};
 use crate::{PATH_MAX, path, var_qm};
 
 /// Where the board file is unless `plimsoll.board=` on the kernel's command
@@ -135,7 +135,7 @@ pub fn read_board<'a, K: Kernel>(
 fn board_path<K: Kernel>(kernel: &mut K) -> String<128> {
     let mut buf = [0; 2048];
     let cmdline = read_text(kernel, "/proc/cmdline", &mut buf);
-    cut(format_args!("{}", cmdline_value(cmdline, "plimsoll.board").unwrap_or(BOARD_PATH)))
+    cut_text(cmdline_value(cmdline, "plimsoll.board").unwrap_or(BOARD_PATH))
 }
 
 /// Copies the board file, faults and all, to where the supervisor and a PID 1
@@ -285,7 +285,7 @@ pub fn limits<'a, K: Kernel>(
             (true, Some(_)) => "its limits are with systemd",
         };
         record.qm_start = true;
-        record.qm_reason = cut(format_args!("{reason}"));
+        record.qm_reason = cut_text(reason);
     }
     plan
 }
@@ -302,7 +302,7 @@ fn fall_back<K: Kernel>(kernel: &mut K, record: &mut Record, board: &Board<'_>, 
     });
     if agrees {
         record.qm_start = true;
-        record.qm_reason = cut(format_args!("a limit was refused: the fallback is in force"));
+        record.qm_reason = cut_text("a limit was refused: the fallback is in force");
     } else {
         hold(kernel, record, "its memory.max could not be set");
     }
@@ -321,7 +321,7 @@ pub fn fallback_value(qm: &Qm<'_>, memory: Memory) -> Value {
 /// QM is not started, and why.
 pub fn hold<K: Kernel>(kernel: &mut K, record: &mut Record, reason: &str) {
     record.qm_start = false;
-    record.qm_reason = cut(format_args!("{reason}"));
+    record.qm_reason = cut_text(reason);
     noted(kernel, record, "qm", "start", Outcome::Failed, reason);
 }
 

@@ -124,8 +124,8 @@ impl Record {
         kernel.log(level, format_args!("{note}"));
         let entry = Entry {
             t_us,
-            step: cut(format_args!("{}", note.step)),
-            target: cut(format_args!("{}", note.target)),
+            step: cut_text(note.step),
+            target: cut_text(note.target),
             wanted: cut(note.wanted),
             found: cut(note.found),
             outcome: note.outcome,
@@ -232,19 +232,40 @@ pub fn cut<const N: usize>(text: fmt::Arguments<'_>) -> String<N> {
     out
 }
 
+/// The same of a text as it is.
+#[must_use]
+pub fn cut_text<const N: usize>(text: &str) -> String<N> {
+    let mut out = String::new();
+    append(&mut out, text);
+    out
+}
+
+/// What marks a text that was cut.
+const CUT: &str = "...";
+
+/// Appends `text`, or as much of its beginning as fits before a mark; whether all
+/// of it is there.
+pub(crate) fn append(to: &mut StringView, text: &str) -> bool {
+    if to.push_str(text).is_ok() {
+        return true;
+    }
+    for c in text.chars() {
+        if to.push(c).is_err() {
+            break;
+        }
+    }
+    while to.len() > to.capacity().saturating_sub(CUT.len()) {
+        to.pop();
+    }
+    let _ = to.push_str(CUT);
+    false
+}
+
 struct Cutter<'a>(&'a mut StringView);
 
 impl fmt::Write for Cutter<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        for c in s.chars() {
-            if self.0.len() + c.len_utf8() + 3 > self.0.capacity() {
-                // Room for the dots was kept.
-                let _ = self.0.push_str("...");
-                return Err(fmt::Error);
-            }
-            let _ = self.0.push(c);
-        }
-        Ok(())
+        if append(self.0, s) { Ok(()) } else { Err(fmt::Error) }
     }
 }
 

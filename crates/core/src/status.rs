@@ -39,6 +39,14 @@ pub enum Request<'a> {
     GuestStop(&'a str),
 }
 
+/// What a request may say besides its agent, and what each may be.
+const WORDS: [(&str, &str); 4] = [
+    ("command", "command: allowed is a string, once"),
+    ("loop", "loop: allowed is memcg or compact, once"),
+    ("guest", "guest: allowed is a name, once"),
+    ("size", "size: allowed is a string such as 1536M, once"),
+];
+
 impl<'a> Request<'a> {
     /// Reads a request. What stands below `agent` is left to who sets it.
     ///
@@ -49,32 +57,24 @@ impl<'a> Request<'a> {
             return Err("a request has at most 6144 bytes");
         }
         let mut walk = Walk::default();
-        let (mut command, mut name, mut guest, mut size) = (None, None, None, None);
+        let mut given = [None; WORDS.len()];
         let mut agent = false;
         while let Some(value) = walk.next(text).map_err(|_| "a request is a JSON object")? {
-            let word = unquoted(value.span.text(text));
-            let (slot, path) = match walk.path() {
-                "" => continue,
-                path if path == "agent" || path.starts_with("agent.") => {
-                    agent = true;
-                    continue;
+            let path = walk.path();
+            if path == "agent" || path.starts_with("agent.") {
+                agent = true;
+            } else if !path.is_empty() {
+                let mut words = WORDS.iter().zip(&mut given);
+                let Some(((_, allowed), word)) = words.find(|((name, _), _)| *name == path) else {
+                    return Err("keys: allowed are command, loop, guest, size and agent");
+                };
+                if word.is_some() {
+                    return Err(allowed);
                 }
-                path @ "command" => (&mut command, path),
-                path @ "loop" => (&mut name, path),
-                path @ "guest" => (&mut guest, path),
-                path @ "size" => (&mut size, path),
-                _ => return Err("keys: allowed are command, loop, guest, size and agent"),
-            };
-            if slot.is_some() || word.is_none() {
-                return Err(match path {
-                    "loop" => "loop: allowed is memcg or compact, once",
-                    "guest" => "guest: allowed is a name, once",
-                    "size" => "size: allowed is a string such as 1536M, once",
-                    _ => "command: allowed is a string, once",
-                });
+                *word = Some(unquoted(value.span.text(text)).ok_or(*allowed)?);
             }
-            *slot = word;
         }
+        let [command, name, guest, size] = given;
         const ALONE: &str = "status and metrics stand alone";
         const GUESTS: &str = "guest-list: allowed alone; guest-admit, -remove, -stop: with guest alone; guest-resize: with guest and maybe size";
         let (loop_name, guest_name) = (name.unwrap_or_default(), guest.unwrap_or_default());
@@ -181,15 +181,14 @@ impl fmt::Display for Metrics<'_> {
                 _ => writeln!(f, "plimsoll_qm_memory_bytes{{what=\"{what}\"}} {bytes}")?,
             }
         }
-        for (name, help, count) in [
-            ("qm_oom_kills_total", "Processes of QM killed for memory.", live.qm_oom_kills),
-            ("limit_drifts_total", "Limits found changed.", u64::from(live.drifts)),
-            ("limits_mended_total", "Changed limits brought back.", u64::from(live.mended)),
-            ("revivals_total", "Supervisor processes brought back.", u64::from(live.revivals)),
-        ] {
+        let mut count = |name, help, count: u64| {
             family(f, name, "counter", help)?;
-            writeln!(f, "plimsoll_{name} {count}")?;
-        }
+            writeln!(f, "plimsoll_{name} {count}")
+        };
+        count("qm_oom_kills_total", "Processes of QM killed for memory.", live.qm_oom_kills)?;
+        count("limit_drifts_total", "Limits found changed.", live.drifts.into())?;
+        count("limits_mended_total", "Changed limits brought back.", live.mended.into())?;
+        count("revivals_total", "Supervisor processes brought back.", live.revivals.into())?;
         let help = "Time in which tasks stood still for memory or io.";
         family(f, "stalled_seconds_total", "counter", help)?;
         for (scope, us) in [("qm", live.qm_stalled_us), ("machine", live.machine_stalled_us)] {

@@ -158,9 +158,8 @@ impl Agent {
         }
     }
 
-    /// Takes other settings; they count at once.
-    pub(crate) fn set(&mut self, settings: Settings) {
-        self.settings = settings;
+    /// The settings were changed; they count at once.
+    pub(crate) fn changed(&mut self) {
         self.swap.changed();
     }
 

@@ -19,7 +19,7 @@ use plimsoll_core::guests::host::Resizing;
 use plimsoll_core::json::{Json, Slice};
 use plimsoll_core::kernel::{Errno, Kernel as _};
 use plimsoll_core::number::decimal;
-use plimsoll_core::record::cut;
+use plimsoll_core::record::cut_text;
 use plimsoll_core::status::{Live, Metrics, REQUEST_BYTES_MAX, Request, keyed_value};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::net::{
@@ -191,10 +191,10 @@ impl Worker<'_> {
 
     fn set(&mut self, request: &mut [u8], pair: &mut Pair) -> Result<usize, fmt::Error> {
         let mut faults = Faults::default();
-        let Some(settings) = settings::set(&self.agent.settings, request, &mut faults) else {
+        if !settings::set(&mut self.agent.settings, request, &mut faults) {
             return self.say(format_args!(r#"{{"error":"refused","faults":{}}}"#, Json(&faults)));
-        };
-        self.agent.set(settings);
+        }
+        self.agent.changed();
         // The one that would bring this process back has to know as well.
         pair.renew();
         info!("agent: settings changed");
@@ -242,8 +242,7 @@ impl Worker<'_> {
     fn live(&self, pair: &Pair) -> Live {
         let kernel = &mut Linux;
         let mut buf = [0; 256];
-        let init =
-            cut(format_args!("{}", read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end()));
+        let init = cut_text(read_text(kernel, "/proc/1/comm", &mut buf).trim_ascii_end());
         let mut knob = |name: &str| {
             apply::knob_path(self.qm.cgroup, name)
                 .map(|path| read_text(kernel, &path, &mut buf).trim_ascii_end())

@@ -57,7 +57,7 @@ impl<'a> Hosts<'a> {
     /// not its, and what they did is done again.
     pub(crate) fn forget(&mut self) {
         self.errand = None;
-        self.links = core::array::from_fn(|_| Link::default());
+        self.links.fill_with(Link::default);
     }
 
     /// Minds the child, or begins the next errand; and speaks with the VMMs.

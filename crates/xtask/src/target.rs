@@ -46,7 +46,7 @@ const FLAGS: [&str; 17] = [
     // it drives other values onto the stack. 3 KB.
     "-Cllvm-args=-disable-machine-licm",
     // Copies and fills of more than a word or two are calls, 2 KB.
-    "-Cllvm-args=-max-store-memcpy=1 -max-store-memmove=1 -max-store-memset=1",
+    "-Cllvm-args=-max-store-memcpy=1 -max-store-memmove=1 -max-store-memset=2",
     // Nothing is relocated at start-up that could be made read-only then.
     "-Clink-arg=-znorelro",
 ];

@@ -120,7 +120,9 @@ mod tests {
 
     fn changed(settings: &Settings, change: &str) -> Settings {
         let mut request = format!(r#"{{"command":"set","agent":{change}}}"#).into_bytes();
-        set(settings, &mut request, &mut Faults::default()).unwrap()
+        let mut settings = settings.clone();
+        assert!(set(&mut settings, &mut request, &mut Faults::default()), "{change}");
+        settings
     }
 
     #[test]

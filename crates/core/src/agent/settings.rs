@@ -181,13 +181,15 @@ impl Settings {
 
     /// The cgroups below which all managed ones are; none is below another.
     pub fn tops<'a>(&'a self, qm_cgroup: &'a str) -> impl Iterator<Item = &'a str> {
-        let all = move || (0..=self.cgroups.len()).map(move |rule| self.rule_path(rule, qm_cgroup));
-        all().enumerate().filter_map(move |(at, path)| {
-            let within = |(other_at, other): (usize, &str)| {
+        let rules = 0..=self.cgroups.len();
+        rules.clone().filter_map(move |at| {
+            let path = self.rule_path(at, qm_cgroup);
+            let within = rules.clone().any(|other_at| {
+                let other = self.rule_path(other_at, qm_cgroup);
                 let above = path != other && (other == "/" || is_inside(path, other));
                 above || (path == other && other_at < at)
-            };
-            (!all().enumerate().any(within)).then_some(path)
+            });
+            (!within).then_some(path)
         })
     }
 

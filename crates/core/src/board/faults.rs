@@ -2,14 +2,13 @@
 
 use core::fmt;
 
-use heapless::string::StringView;
 use heapless::{String, Vec};
 
 use super::json::{self, Span};
 use super::keys;
 use crate::json::Json;
 use crate::limit::Limit;
-use crate::record;
+use crate::record::{self, cut_text};
 
 /// Faults kept: as many as one look takes in; the rest is counted.
 pub const FAULTS_MAX: usize = 8;
@@ -18,9 +17,6 @@ pub const FAULTS_MAX: usize = 8;
 pub const KEY_PATH_MAX: usize = 64;
 /// What is shown of a refused value, in bytes: a UUID and its quotes have 38.
 pub const FAULT_VALUE_MAX: usize = 40;
-
-/// What marks a text that was cut.
-const CUT: &str = "...";
 
 /// One refused value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +74,7 @@ impl Fault {
     /// A limit that makes no sense on this machine.
     pub(super) fn of_limit(path: &str, limit: Limit, allowed: &'static str) -> Self {
         let value = record::cut(format_args!("{limit}"));
-        Self { path: cut(path), value, allowed, line: 0, column: 0 }
+        Self { path: cut_text(path), value, allowed, line: 0, column: 0 }
     }
 }
 
@@ -124,7 +120,7 @@ impl Faults {
         let value = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
         // What is no text, a syntax error may have cut or made; its place is enough.
         let value = core::str::from_utf8(value).unwrap_or_default();
-        self.push(Fault { path: cut(path), value: cut(value), allowed, line, column });
+        self.push(Fault { path: cut_text(path), value: cut_text(value), allowed, line, column });
     }
 
     /// A fault of the key at `path`, or of what should contain it where it is
@@ -137,27 +133,4 @@ impl Faults {
         });
         self.refuse(text, path, span, allowed);
     }
-}
-
-/// Appends `text`, or as much of its beginning as fits before a mark.
-pub(super) fn append(to: &mut StringView, text: &str) {
-    if to.push_str(text).is_ok() {
-        return;
-    }
-    for c in text.chars() {
-        if to.push(c).is_err() {
-            break;
-        }
-    }
-    while to.len() > to.capacity().saturating_sub(CUT.len()) {
-        to.pop();
-    }
-    let _ = to.push_str(CUT);
-}
-
-/// `text`, or as much of its beginning as fits before a mark.
-pub(super) fn cut<const N: usize>(text: &str) -> String<N> {
-    let mut short = String::new();
-    append(&mut short, text);
-    short
 }

@@ -6,8 +6,8 @@
 
 use heapless::{String, Vec};
 
-use super::faults::{KEY_PATH_MAX, append};
-use crate::record;
+use super::faults::KEY_PATH_MAX;
+use crate::record::{self, append};
 
 /// Levels of nesting: the deepest key is at the fifth, a manifest's never
 /// beyond the sixth.

@@ -115,6 +115,7 @@ pub(crate) const GUESTS: usize = {
 };
 
 /// Length of a path in [`PATHS`], in bytes.
+#[expect(clippy::cast_possible_truncation, reason = "it is looked at before")]
 const fn short(path: &str) -> u8 {
     assert!(path.len() <= u8::MAX as usize);
     path.len() as u8

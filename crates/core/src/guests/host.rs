@@ -24,7 +24,7 @@ use crate::apply::{knob_path, shows};
 use crate::board::{Guest, Guests};
 use crate::kernel::{Kernel, Level};
 use crate::limit::Memory;
-use crate::record::cut;
+use crate::record::cut_text;
 
 /// Looks from one probing of those above their share to the next; a look is a
 /// second.
@@ -243,7 +243,7 @@ impl<'a> Hosting<'a> {
         let bytes = limit_bytes.checked_sub(room).filter(|bytes| *bytes > 0)?;
         let most = others().max_by_key(|other| other.limit_bytes);
         let most = most.filter(|other| other.limit_bytes > 0);
-        let holder = cut(format_args!("{}", most.map_or("", |other| other.guest.name)));
+        let holder = cut_text(most.map_or("", |other| other.guest.name));
         Some(Missing { bytes, holder, held_bytes: most.map_or(0, |other| other.limit_bytes) })
     }
 

@@ -65,9 +65,11 @@ fn keys() -> impl Iterator<Item = (&'static str, Kind)> {
 /// Settings after one request, or its first fault.
 fn after(settings: &Settings, request: &str) -> Result<Settings, String> {
     let mut faults = Faults::default();
-    let set = set(settings, &mut request.as_bytes().to_vec(), &mut faults);
-    assert_eq!(set.is_some(), faults.is_empty(), "{request}: {faults:?}");
-    set.ok_or_else(|| faults.iter().next().unwrap().to_string())
+    let mut new = settings.clone();
+    let set = set(&mut new, &mut request.as_bytes().to_vec(), &mut faults);
+    assert_eq!(set, faults.is_empty(), "{request}: {faults:?}");
+    assert!(set || new == *settings, "{request}: refused, and yet there");
+    set.then_some(new).ok_or_else(|| faults.iter().next().unwrap().to_string())
 }
 
 fn request(path: &str, value: &str) -> String {
@@ -348,19 +350,20 @@ proptest! {
         let text = as_text(&accepted(EVERY_KEY, |board| board.agent.clone()));
         let request = format!(r#"{{"command":"set",{}"#, &text[1..]);
         let request = hostile::edited(&request, edits);
-        let settings = Settings::default();
+        let (settings, mut changed) = (Settings::default(), Settings::default());
         let mut faults = Faults::default();
-        let set = set(&settings, &mut request.clone(), &mut faults);
-        prop_assert_eq!(set.is_some(), faults.is_empty());
-        if let Some(set) = set {
+        let is_set = set(&mut changed, &mut request.clone(), &mut faults);
+        prop_assert_eq!(is_set, faults.is_empty());
+        prop_assert!(is_set || changed == settings);
+        if is_set {
             prop_assert!(serde_json::from_slice::<Value>(&request).is_ok());
             for knob in Knob::ALL {
-                prop_assert!(knob.range().contains(&set.get(knob)), "{}", knob.name());
+                prop_assert!(knob.range().contains(&changed.get(knob)), "{}", knob.name());
             }
-            let status = Json(&set).to_string();
+            let status = Json(&changed).to_string();
             prop_assert!(serde_json::from_str::<Value>(&status).is_ok(), "{status}");
-            let again = after(&settings, &as_text(&set));
-            prop_assert_eq!(again.map(|again| as_text(&again)), Ok(as_text(&set)));
+            let again = after(&settings, &as_text(&changed));
+            prop_assert_eq!(again.map(|again| as_text(&again)), Ok(as_text(&changed)));
         }
     }
 
@@ -394,8 +397,7 @@ proptest! {
 fn the_tops_hold_all_rules_and_none_holds_another() {
     let tops = |cgroups: &str| {
         let request = format!(r#"{{"command":"set","agent":{{"memcg":{{"cgroups":{cgroups}}}}}}}"#);
-        let mut faults = Faults::default();
-        let settings = set(&Settings::default(), &mut request.into_bytes(), &mut faults).unwrap();
+        let settings = after(&Settings::default(), &request).unwrap();
         settings.tops(QM).map(String::from).collect::<Vec<_>>()
     };
     assert_eq!(tops("[]"), [QM]);

@@ -12,18 +12,22 @@ use crate::record::cut;
 /// What the keys of an entry begin with.
 const ENTRY: &str = "agent.memcg.cgroups[]";
 
-/// The settings as `request` changes them: the whole message, such as
+/// Changes the settings as `request` wants: the whole message, such as
 /// `{"command":"set","agent":{"memcg":{"period_secs":60}}}`, with the names of
-/// the board file. It is refused as a whole (`None`) where anything is wrong
+/// the board file. It is refused as a whole (`false`) where anything is wrong
 /// with it, which `faults`, empty before, then says. What was refused is
 /// overwritten in `request`.
-pub fn set(settings: &Settings, request: &mut [u8], faults: &mut Faults) -> Option<Settings> {
+pub fn set(settings: &mut Settings, request: &mut [u8], faults: &mut Faults) -> bool {
     if !scan::request(request, faults) || !faults.is_empty() {
-        return None;
+        return false;
     }
-    let mut settings = settings.clone();
-    settings.update(request, Origin::Set, faults);
-    faults.is_empty().then_some(settings)
+    // What is wrong with a list now is so whatever was set before: it comes whole.
+    Settings::default().update(request, Origin::Set, faults);
+    let right = faults.is_empty();
+    if right {
+        settings.update(request, Origin::Set, faults);
+    }
+    right
 }
 
 impl Settings {
