@@ -28,6 +28,7 @@ run() {
     cgroup=$1 name=$2
     shift 2
     sh -c 'echo $$ >"$0"; exec "$@"' "$top/$cgroup/cgroup.procs" "$@" >>/tmp/$name 2>&1 &
+    pids="$pids $!"
 }
 # resident NAME...: until all have touched their memory.
 resident() {
@@ -127,6 +128,34 @@ counts large
 plimsoll set '{"memcg":{"disable":true}}' >/dev/null; sleep 2; counts off; sleep 7; counts still_off
 "#;
 
+/// Two cgroups of 16 MiB, of which 4 are a file's, get cold. The share of anonymous
+/// memory is another for each in the pass that evicts, none in the next, and one for
+/// `less` in the last. Swap is zram, and without huge pages: to a disk the kernel
+/// writes more than it was asked for, since what is still being written is not free.
+const SHARE: &str = r#"
+kill $pids; wait; swapoff /var/qm/swap
+echo never >/sys/kernel/mm/transparent_hugepage/enabled
+echo 64M >/sys/block/zram0/disksize; mkswap /dev/zram0 >/dev/null; swapon /dev/zram0
+share() {
+    plimsoll set "{\"memcg\":{\"period_secs\":30,\"swap\":true,\"cgroups\":[
+        {\"path\":\"/qm/less\",\"disable\":false,\"swappiness_max\":$1},
+        {\"path\":\"/qm/more\",\"disable\":false,\"swappiness_max\":$2}]}}" >/dev/null
+}
+swapped() { echo $(($(cat $top/qm/$1/memory.swap.current) >> 10)); }
+evicted() { for name in less more; do echo "$1/$name $(swapped $name)"; done; }
+both() { [ $(swapped less) -gt 0 ] && [ $(swapped more) -gt 0 ]; }
+for part in less more; do
+    make qm/$part
+    run qm/$part ${part}_file load file $(file $part 4) 4 0 1000
+    run qm/$part ${part}_anon load anon 12 0 1000
+done
+resident less_file more_file less_anon more_anon
+share 50 100; echo "share_secs $(until_true 200 both)"
+# An eviction has a fifth of the period. What is set while it runs is for the next.
+share 0 0; sleep 8; evicted part; sleep 30; evicted none
+share 1 0; sleep 38; evicted rest
+"#;
+
 /// A board with room for a scenario.
 fn guest(on: On, agent: &Value) -> Guest {
     let (image_bytes, var_qm_bytes) = (512 << 20, 384 << 20);
@@ -152,10 +181,13 @@ pub(crate) fn cold_memory_is_evicted(on: On) {
         { "path": "/qm/mixed", "swap": true, "swappiness_max": 0 },
         { "path": "/named" },
     ] }, "compact": { "disable": true } });
-    let script = format!("{LOOK}{TOOLS}deep={DEEP}\nqm_up; look\n{HOLD}{EVICT}");
-    let seen = &Seen::new(&guest(on, &agent).run(&script).unwrap());
+    let script = format!("{LOOK}{TOOLS}deep={DEEP}\nqm_up; look\n{HOLD}{EVICT}{SHARE}");
+    let modules = ["zsmalloc", "lzo_rle", "lz4_compress", "lz4hc_compress", "zram"];
+    let guest = modules.iter().fold(guest(on, &agent), |guest, name| guest.module(name));
+    let seen = &Seen::new(&guest.run(&script).unwrap());
     what_is_small(seen);
     what_is_large(seen);
+    what_is_swapped(seen);
     for error in ["gone", "stale", "interrupted", "refused", "malformed", "too_large", "job"] {
         seen.expect(&format!("large_errors_total{{kind=\"{error}\"}}"), 0);
     }
@@ -206,6 +238,21 @@ fn what_is_large(seen: &Seen) {
         assert!((hot_mib * 3 / 4..=hot_mib * 6 / 5).contains(&mib), "{name}: {mib} MiB\n{seen}");
         let refaulted = seen.number(&format!("{name}/refaults")) * page;
         assert!(refaulted * 100 < (hot_mib << 20) * percent, "{name}: {refaulted} back\n{seen}");
+    }
+}
+
+/// Of 16 MiB that are cold a quarter and a half, and no more of the rest; all of it
+/// where no file page is cold and the share is not none.
+fn what_is_swapped(seen: &Seen) {
+    // A step ends with a batch of the kernel's, of 64 pages.
+    let is_about = |key: &str, mib: u64| {
+        let kib = seen.number(key);
+        assert!(kib.abs_diff(mib << 10) < 512, "{key}: {kib} KiB\n{seen}");
+    };
+    for (name, mib, rest_mib) in [("less", 4, 12), ("more", 8, 8)] {
+        is_about(&format!("part/{name}"), mib);
+        seen.expect(&format!("none/{name}"), seen.number(&format!("part/{name}")));
+        is_about(&format!("rest/{name}"), rest_mib);
     }
 }
 
