@@ -1,6 +1,6 @@
 //! Three processes in the place of VMMs share a pool.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{On, Seen, set};
 
@@ -58,6 +58,11 @@ done
 for pid in $(cat $cg/vm-c/cgroup.procs); do kill -9 $pid; done
 sleep 2.5
 knobs gone
+# What was measured is the next run's limit.
+echo "admit_m $(plimsoll guest admit m)"
+vm m 100; sleep 1.5; kill -9 $(cat /tmp/pid); sleep 3
+echo "peak $(cat /root/peaks/m)"
+echo "admit_m_again $(plimsoll guest admit m)"
 echo "dmesg $(dmesg | grep -c 'Out of memory\|oom-kill')"
 "#;
 
@@ -65,10 +70,13 @@ echo "dmesg $(dmesg | grep -c 'Out of memory\|oom-kill')"
 pub(crate) fn guests_share_a_pool(on: On) {
     let mut board = on.board_file();
     let guest = |name: &str, mib: u64| json!({ "name": name, "cgroup": format!("/vm-{name}"), "memory": format!("{mib}M") });
+    let mut measured = guest("m", 64);
+    measured["model"] = "measured".into();
     let guests = json!({
         "model": "pool",
         "reserve": "30%",
-        "list": [guest("a", 256), guest("b", 128), guest("c", 64)]
+        "peaks": "/root/peaks",
+        "list": [guest("a", 256), guest("b", 128), guest("c", 64), measured]
     });
     set(&mut board, &["guests"], guests);
     let guest = on.guest().memory("2G").board_json(&board);
@@ -115,5 +123,13 @@ pub(crate) fn guests_share_a_pool(on: On) {
     for when in ["alone", "both", "refused", "freed", "all", "revived"] {
         assert!(number(&format!("{when}_sum")) <= reserve + memory, "{when}: {seen}");
     }
+    // First what `eve` guesses: 370 MiB, 2.5 % of 64 MiB, 3 MiB for the vCPU.
+    let limit = |key: &str| {
+        let admitted: Value = serde_json::from_str(seen.get(key)).unwrap();
+        admitted["admitted"]["limit_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(limit("admit_m"), 437 * MIB + 64 * MIB * 25 / 1000, "{seen}");
+    assert!((100 * MIB..120 * MIB).contains(&number("peak")), "{seen}");
+    assert_eq!(limit("admit_m_again"), number("peak") + 32 * MIB, "{seen}");
     assert_eq!(number("dmesg"), 0, "{seen}");
 }

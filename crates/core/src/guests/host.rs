@@ -131,7 +131,8 @@ impl<'a> Hosting<'a> {
             }
             hosted.peak.look(kernel, cgroup, runs, presses || turned);
             if runs {
-                self.keep(kernel, at, turned || presses);
+                let fresh = core::mem::take(&mut hosted.peak.fresh);
+                self.keep(kernel, at, turned || presses || fresh);
             } else if turned {
                 self.leave(kernel, at);
             }

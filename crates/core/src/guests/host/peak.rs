@@ -21,11 +21,13 @@ pub(super) struct Peak {
     kept: Option<u64>,
     /// It is to be kept now.
     due: bool,
+    /// It was not known, and is now: whoever waited for it may start.
+    pub(super) fresh: bool,
 }
 
 impl Peak {
     pub(super) fn new(keeps: bool) -> Self {
-        Self { keeps, bytes: 0, kept: None, due: false }
+        Self { keeps, bytes: 0, kept: None, due: false, fresh: false }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -69,6 +71,7 @@ impl<'a> Hosting<'a> {
         let Some(at) = self.find(name) else { return };
         let Some(hosted) = self.hosted.get_mut(at) else { return };
         hosted.peak.due = false;
+        hosted.peak.fresh = hosted.peak.kept.is_none();
         hosted.peak.kept = Some(bytes.or(hosted.peak.kept).unwrap_or(0));
         self.changed = true;
     }

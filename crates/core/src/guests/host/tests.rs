@@ -261,6 +261,15 @@ fn a_measured_guest_waits_for_its_peak_and_leaves_a_new_one() {
     assert_eq!(admit(&mut second, kernel, "a"), None);
     second.kept("a", Some(650 * MIB));
     assert_eq!(admit(&mut second, kernel, "a"), Some(682 * MIB));
+    // One that runs already has its limit as soon as its peak is known.
+    let mut late = hosting(&text);
+    kernel.set("/sys/fs/cgroup/a/memory.peak", "0");
+    runs(kernel, "a", 100 * MIB);
+    late.look(kernel, MACHINE);
+    assert_eq!(max(kernel, "a"), "max");
+    late.kept("a", Some(650 * MIB));
+    late.look(kernel, MACHINE);
+    assert_eq!(max(kernel, "a"), (682 * MIB).to_string());
     // A disk that fails keeps nobody from starting.
     let mut third = hosting(&text);
     assert_eq!(admit(&mut third, kernel, "a"), None);
