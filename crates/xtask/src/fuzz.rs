@@ -31,7 +31,7 @@ pub struct Target {
 }
 
 /// All there is to fuzz.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "board", check: board::check },
     Target { name: "control", check: control::check },
     Target { name: "lru_gen", check: lru_gen::check },
@@ -39,6 +39,8 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "psi", check: texts::psi },
     Target { name: "blocks", check: texts::blocks },
     Target { name: "lines", check: texts::lines },
+    Target { name: "kmsg", check: texts::kmsg },
+    Target { name: "iomem", check: texts::iomem },
     Target { name: "state", check: texts::state },
 ];
 

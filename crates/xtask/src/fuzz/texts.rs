@@ -4,6 +4,7 @@ use plimsoll_core::agent::compact::{Blocks, all_types, movable};
 use plimsoll_core::agent::memcg::State;
 use plimsoll_core::agent::psi::some_total_us;
 use plimsoll_core::agent::swap;
+use plimsoll_core::agent::virtio_mem::{Meminfo, Size, heard, highest_block};
 use plimsoll_core::facts::mem_total_kib;
 use plimsoll_core::status::keyed_value;
 
@@ -41,10 +42,34 @@ pub(super) fn lines(data: &[u8]) {
         }
     }
     let _ = mem_total_kib(&text);
+    let Meminfo { total, free, available } = Meminfo::parse(&text);
+    for bytes in [total, free, available] {
+        assert!(bytes % 1024 == 0 || bytes == u64::MAX);
+    }
     for line in text.lines() {
         if let Some(area) = swap::area(line) {
             assert!(area.bytes % 1024 == 0 || area.bytes == u64::MAX);
         }
+    }
+}
+
+/// A record of /dev/kmsg: what a device is taken to say is in its first line.
+pub(super) fn kmsg(data: &[u8]) {
+    if let Some((device, size)) = heard(data) {
+        let first = data.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(first).to_lowercase();
+        let (Size::Plugged(bytes) | Size::Requested(bytes)) = size;
+        assert!(line.contains(&device.to_string()) && line.contains(&format!("{bytes:x}")));
+    }
+}
+
+/// /proc/iomem: whatever it says, a block is one that is online and not above
+/// those that are looked at.
+pub(super) fn iomem(data: &[u8]) {
+    let is_online = |block| block % 2 == 1;
+    for (block_bytes, below) in [(0, u64::MAX), (1, u64::MAX), (128 << 20, 40)] {
+        let Ok(highest) = highest_block(data, 3, block_bytes, below, is_online);
+        assert!(highest.is_none_or(|block| is_online(block) && block < below));
     }
 }
 
