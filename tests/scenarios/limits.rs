@@ -10,12 +10,12 @@ use super::LOOK;
 use crate::{On, Seen, bytes, has, record, set};
 
 /// Pss of the supervisor's processes together, in KiB.
-const SUPERVISOR_PSS_KIB: u64 = 320;
+const SUPERVISOR_PSS_KIB: u64 = 384;
 /// From the start of user space to the last limit read back, in microseconds,
-/// modules and waiting for devices not counted. Four times the budget of a
-/// quiet machine, since other guests run beside this one: `cargo xtask size`
-/// measures alone and holds the budget itself.
-const BOOT_US: u64 = 4 * 60_000;
+/// modules and waiting for devices not counted. Only what hangs takes so long:
+/// other guests run beside this one. `cargo xtask size` holds the budget itself,
+/// by a clock that this machine's other work doesn't change.
+const BOOT_US: u64 = 1_000_000;
 
 /// The board of the repository: everything that one boot at 2 GiB can show.
 pub(crate) fn the_board_as_it_is(on: On) {

@@ -1,6 +1,7 @@
 //! The guests' limits: looked after once a second. What the kernel, a disk or
 //! systemd may hold up for as long as it likes, a child does.
 
+use heapless::Vec;
 use plimsoll_core::board::Guests;
 use plimsoll_core::facts::{CGROUP_ROOT, read_text};
 use plimsoll_core::guests::GUESTS_MAX;
@@ -16,6 +17,7 @@ use rustix::pipe::PipeFlags;
 
 use crate::linux::Linux;
 use crate::qmp::Link;
+use crate::sys;
 use crate::units::{self, Child};
 
 /// How long an errand may take, in microseconds: 2 s. Page cache goes at gigabytes
@@ -39,17 +41,29 @@ enum Errand<'a> {
     Unit,
 }
 
+type Links = Vec<Link, GUESTS_MAX>;
+/// Apart from what is moved about, so that only guests that there are cost memory.
+static LINKS: sys::Once<Links> = sys::Once::new(Vec::new());
+
 /// What the worker has to do with guests.
 pub(crate) struct Hosts<'a> {
     pub(crate) hosting: Hosting<'a>,
-    links: [Link; GUESTS_MAX],
+    /// One for each guest of the board file, in the same order.
+    links: &'static mut [Link],
     peaks: &'a str,
     errand: Option<(Child, Errand<'a>)>,
 }
 
 impl<'a> Hosts<'a> {
     pub(crate) fn new(guests: Guests<'a>, memory: Memory) -> Self {
-        let (links, peaks) = (core::array::from_fn(|_| Link::default()), guests.peaks);
+        let (count, peaks) = (guests.list.len(), guests.peaks);
+        let links = LINKS.take().map_or(&mut [][..], |links| {
+            for _ in 0..count {
+                // As many as there may be.
+                let _ = links.push(Link::default());
+            }
+            links.as_mut_slice()
+        });
         Self { hosting: Hosting::new(guests, memory), links, peaks, errand: None }
     }
 

@@ -70,14 +70,27 @@ pub(super) fn find(path: &str) -> Option<usize> {
     lookup(path).map(|(at, _)| at)
 }
 
-/// The same, and the key.
+/// The same, and the key. Most are told apart by their length: the table is gone
+/// through for each member of a file, several times.
 pub(crate) fn lookup(path: &str) -> Option<(usize, Key)> {
     let path = path.as_bytes();
-    // Most keys end in another letter: a look saves a comparison.
-    let may = |key: &Key| key.path.as_bytes().last() == path.last();
-    let mut all = all();
-    let key = all.find(|key| may(key) && matches(key.path, path))?;
-    Some((all.at - 1, key))
+    let (mut len, mut in_number) = (0, false);
+    for byte in path {
+        in_number = *byte == b'[' || (in_number && byte.is_ascii_digit());
+        len += usize::from(!in_number || *byte == b'[');
+    }
+    let mut begin = 0;
+    for (at, (of, kind)) in KINDS.iter().enumerate() {
+        let end = begin + usize::from(*of);
+        if usize::from(*of) == len {
+            let key = PATHS.get(begin..end)?;
+            if matches(key, path) {
+                return Some((at, Key { path: key, kind: *kind }));
+            }
+        }
+        begin = end;
+    }
+    None
 }
 
 fn matches(pattern: &str, path: &[u8]) -> bool {
