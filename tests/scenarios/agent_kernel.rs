@@ -305,7 +305,7 @@ pub(crate) fn clients_of_all_kinds(on: On) {
 
     let error = |text: &str| format!(r#"{{"error":"{text}"}}"#);
     seen.expect("no_json", error("a request is a JSON object"));
-    seen.expect("unknown_key", error("keys: allowed are command, loop, guest and agent"));
+    seen.expect("unknown_key", error("keys: allowed are command, loop, guest, size and agent"));
     seen.expect("twice", error("command: allowed is a string, once"));
     seen.expect("no_loop", error("loop: allowed is memcg or compact"));
     for (key, field) in [
