@@ -47,7 +47,7 @@ echo "want 0"; until_state held; sleep 20; say without
 # The pages of QM that are cold go to swap: then there is more to give.
 plimsoll set '{"guest_swap":{"enable":true}}' >/dev/null
 for i in $(seq 100); do [ $(counter swap_made_bytes) -eq 0 ] || break; sleep 0.2; done
-until_total -lt $(($(of without_total /tmp/said) - 256 * 1024)); sleep 5; until_state held
+until_total -le $(($(of without_total /tmp/said) - 256 * 1024)); sleep 5; until_state held
 say deeper
 ins() { of pswpin /proc/vmstat; }
 before=$(ins); sleep 40
