@@ -245,16 +245,19 @@ fn what_is_large(seen: &Seen) {
 /// Of 16 MiB that are cold a quarter and a half, and no more of the rest; all of it
 /// where no file page is cold and the share is not none.
 fn what_is_swapped(seen: &Seen) {
-    // A step ends with a batch of the kernel's, of 64 pages.
-    let is_about = |key: &str, mib: u64| {
+    // A step ends with a batch of the kernel's, of 64 pages. Where the CPU does not
+    // note by itself what it used, newer kernels take less than they are asked for.
+    let within = |key: &str, from_kib: u64, to_mib: u64| {
         let kib = seen.number(key);
-        assert!(kib.abs_diff(mib << 10) < 512, "{key}: {kib} KiB\n{seen}");
+        assert!((from_kib..(to_mib << 10) + 512).contains(&kib), "{key}: {kib} KiB\n{seen}");
     };
-    for (name, mib, rest_mib) in [("less", 4, 12), ("more", 8, 8)] {
-        is_about(&format!("part/{name}"), mib);
+    within("part/less", 3 << 10, 4);
+    within("part/more", seen.number("part/less") + 1024, 8);
+    within("rest/less", seen.number("part/more") + 1024, 12);
+    for name in ["less", "more"] {
         seen.expect(&format!("none/{name}"), seen.number(&format!("part/{name}")));
-        is_about(&format!("rest/{name}"), rest_mib);
     }
+    seen.expect("rest/more", seen.number("part/more"));
 }
 
 /// `busy` waits for the disk and has 24 MiB that it does not use, `thrash` has

@@ -60,7 +60,7 @@ pub struct State {
     pub evicted: u64,
     /// Pages of the next first step; 0 is the least.
     pub step: u64,
-    /// Agings, until there were enough for an eviction.
+    /// Passes seen, until there were enough for an eviction.
     pub passes: u32,
     /// Periods left without an eviction.
     pub skip: u8,
@@ -173,7 +173,7 @@ pub fn pass(state: &mut State, generations: &[Generation], rule: Rule) -> Plan {
     state.grow(generations, due);
     // No further than anybody asks: the state of an idle cgroup then stays as it
     // is, and need not be kept again.
-    if u64::from(state.passes) <= rule.agings_min {
+    if due && u64::from(state.passes) <= rule.agings_min {
         state.passes = state.passes.saturating_add(1);
     }
     let cold_ms = COLD_PERIODS.saturating_mul(rule.period_ms).saturating_sub(slack_ms);

@@ -99,31 +99,7 @@ fn a_young_cgroup_is_left_alone_unless_forced() {
     assert_eq!(state, State::default());
     let plan = pass(&mut state, &young, Rule { forced: true, ..RULE });
     assert_eq!(plan.age, Some(3));
-    assert_eq!(state.passes, 1, "an aging, though no period is over");
-}
-
-#[test]
-fn a_forced_aging_counts_but_three_periods_remain_three() {
-    // Pages that are mapped come into the youngest generation and stay there; those
-    // that are read stand in the oldest one.
-    for mapped in [true, false] {
-        let mut state = State::default();
-        let generations = |periods: u64| {
-            [0, 1, 2, 3].map(|n| {
-                let seq = periods + n;
-                let since = seq.saturating_sub(4);
-                let age_ms = if seq < 4 { 100 } else { 0 } + (periods - since) * PERIOD_MS;
-                let here = if mapped { seq == 3 } else { n == 0 };
-                generation(seq, age_ms, if here { 500 } else { 0 }, 0)
-            })
-        };
-        let plan = pass(&mut state, &generations(0), Rule { forced: true, ..RULE });
-        assert_eq!((plan.age, plan.cold), (Some(3), Cold::default()));
-        for periods in 1..=3 {
-            let plan = pass(&mut state, &generations(periods), RULE);
-            assert_eq!(plan.cold.file_pages, if periods == 3 { 500 } else { 0 }, "{periods}");
-        }
-    }
+    assert_eq!(state.passes, 0, "a forced pass is not a period");
 }
 
 #[test]
