@@ -69,7 +69,7 @@ for mode in hang close flood lie slow garbage; do
     state $mode h; echo "${mode}_clients $(grep -c client /tmp/h-$mode)"
     kill $server; until_list h '"runs":false'
 done
-echo "drifts $(plimsoll status --json | sed 's/.*"revivals":\([0-9]*\).*/\1/')"
+echo "revivals $(plimsoll status --json | sed 's/.*"revivals":\([0-9]*\).*/\1/')"
 "#;
 
 pub(crate) fn a_guests_memory_changes(on: On) {
@@ -157,5 +157,5 @@ fn hostile(seen: &Seen) {
         assert!(seen.number(&format!("{mode}_ticks")) < 200, "{mode}\n{seen}");
     }
     assert!(seen.number("close_clients") >= 3, "{seen}");
-    seen.expect("drifts", 0);
+    seen.expect("revivals", 0);
 }
