@@ -1,7 +1,5 @@
 //! Compaction: when it runs, when it doesn't, and what ends it.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::{On, Seen};
@@ -135,7 +133,7 @@ counters evicted
 /// That the compaction which sec_max ends lasts so long is owed to busy CPUs: on
 /// calm ones it takes 0.8 to 1.7 s.
 pub(crate) fn fragments_are_compacted(on: On) {
-    let guest = on.waiting_guest().memory("1G").timeout(Duration::from_secs(300));
+    let guest = on.waiting_guest().memory("1G");
     let seen = Seen::new(&guest.run(&format!("{COUNT}{SCRIPT}")).unwrap());
     let grown = |from: &str, to: &str, path: &str| {
         count(&seen, to, path).checked_sub(count(&seen, from, path)).expect("counters only grow")

@@ -12,7 +12,7 @@ use crate::{On, Seen, set};
 
 /// From one pass to the next, and from one look at fragmentation to the next,
 /// in seconds. The kernel reports free blocks every two seconds, some at a time.
-const PERIOD_SECS: u64 = 20;
+const PERIOD_SECS: u64 = 12;
 
 /// A second or two without idling: time for the host to do something, which an
 /// idle guest would spend years of its own time on.
@@ -92,7 +92,7 @@ pub(crate) fn memory_goes_back_to_the_host(on: On) {
     let guest = on.waiting_guest().board_json(&board).disks([disk]).free_page_reporting();
     let script = format!("{LOOK}{SPIN}{}", BURST.replace("PERIOD", &PERIOD_SECS.to_string()));
     let mut rss_kib = BTreeMap::new();
-    let outcome = guest.timeout(Duration::from_secs(420)).run_with(&script, |line, host| {
+    let outcome = guest.run_with(&script, |line, host| {
         if let Some(mark) = line.strip_prefix("mark ") {
             rss_kib.insert(mark.to_owned(), host.ram_rss_kib()?);
         }
@@ -136,7 +136,7 @@ for name in hot forward back paused; do dd if=/dev/zero of=/var/qm/$name bs=64K 
 dd if=/dev/zero of=/var/qm/thrash bs=64K count=640 2>/dev/null
 sync; echo 1 >/proc/sys/vm/drop_caches
 echo $((8 << 20)) >$qm/thrash/memory.high
-within thrash thrash /var/qm/thrash 40 300
+within thrash thrash /var/qm/thrash 40 300 2
 within hot file /var/qm/hot 8 8 300
 resident hot
 sleep $((2 * PERIOD)); see begin
@@ -166,7 +166,7 @@ pub(crate) fn clocks_are_set_and_the_guest_paused(on: On) {
     let disk = Disk { bytes: 256 << 20, var_qm: Some(VarQm::new(128 << 20)) };
     let script = format!("{LOOK}{SPIN}{}", CLOCKS.replace("PERIOD", &PERIOD_SECS.to_string()));
     let guest =
-        on.waiting_guest().board_json(&board).disks([disk]).timeout(Duration::from_secs(300));
+        on.waiting_guest().board_json(&board).disks([disk]);
     let outcome = guest.run_with(&script, |line, host| {
         if line == "pause" {
             host.qmp("stop", json!({}))?;

@@ -1,8 +1,6 @@
 //! The agent where cgroups come and go, where the kernel lacks one thing or
 //! another, and where clients mean no good.
 
-use std::time::Duration;
-
 use plimsoll_core::status::REQUEST_BYTES_MAX;
 use xtask::packages::Suite;
 
@@ -143,7 +141,7 @@ counters end
 
 /// The kernel has no debugfs to mount.
 pub(crate) fn without_debugfs(on: On) {
-    let guest = on.guest().kernel_arg("debugfs=off");
+    let guest = on.waiting_guest().kernel_arg("debugfs=off");
     let seen = run(guest, &format!("{COUNT}{COLD}{WITHOUT}"));
     seen.expect("way", "memory.reclaim, lru_gen: ENODEV");
     are_evicted(&seen);
@@ -191,7 +189,7 @@ fast() { plimsoll set "{\"memcg\":{\"period_secs\":$1}}" >/dev/null; }
 }
 
 fn run(guest: xtask::guest::Guest, script: &str) -> Seen {
-    Seen::new(&guest.timeout(Duration::from_secs(300)).run(script).unwrap())
+    Seen::new(&guest.run(script).unwrap())
 }
 
 /// Half of its file pages and more are gone.

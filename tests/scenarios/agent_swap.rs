@@ -1,7 +1,5 @@
 //! Swap that plimsoll makes: files, and zram.
 
-use std::time::Duration;
-
 use serde_json::json;
 use xtask::disk::{Disk, VarQm};
 
@@ -9,8 +7,6 @@ use super::LOOK;
 use crate::{On, Seen, bytes, set};
 
 const MIB: u64 = 1 << 20;
-/// A minute alone; more where other guests run beside it.
-const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What both scenarios ask: areas as `name:KiB:priority`, a counter, and to wait
 /// for something, for a minute at most.
@@ -94,8 +90,8 @@ pub(crate) fn swap_is_made(on: On) {
     set(&mut board, &["image", "image_size"], json!("1 GiB"));
     set(&mut board, &["image", "partitions", "var_qm", "relative_size"], json!(0.5));
     let disk = Disk { bytes: 1 << 30, var_qm: Some(VarQm::new(512 << 20)) };
-    let guest = on.guest().board_json(&board).disks([disk]);
-    let guest = guest.memory("1G,maxmem=4G").module("virtio_mem").timeout(TIMEOUT);
+    let guest = on.waiting_guest().board_json(&board).disks([disk]);
+    let guest = guest.memory("1G,maxmem=4G").module("virtio_mem");
     // Without this the kernel leaves to user space what to do with memory.
     let guest = guest.kernel_arg("memhp_default_state=online").qemu_args([
         "-object",
@@ -238,8 +234,8 @@ pub(crate) fn swap_on_zram(on: On) {
     set(&mut board, &["agent"], agent);
     // Kernels have some of these built in.
     let modules = ["zsmalloc", "lzo_rle", "lz4_compress", "lz4hc_compress", "zram"];
-    let guest = modules.iter().fold(on.guest(), |guest, name| guest.module(name));
-    let guest = guest.memory("1G").board_json(&board).timeout(TIMEOUT);
+    let guest = modules.iter().fold(on.waiting_guest(), |guest, name| guest.module(name));
+    let guest = guest.memory("1G").board_json(&board);
     let outcome = guest.run(&format!("{LOOK}{SWAPS}{ZRAM}")).unwrap();
     let seen = &Seen::new(&outcome);
     assert_eq!(seen.errors, "", "{seen}");

@@ -1,8 +1,6 @@
 //! Freedom from interference: what containers/qm's public tests ask of QM, each
 //! with something to compare with, so that none holds where nothing was tried.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{QM_STATE, ffi_limits};
@@ -11,8 +9,6 @@ use crate::{On, Seen, set};
 /// From the end of QM's first process until QM's systemd has started all again, in
 /// seconds of the guest. An emulated QM takes about 20 on a quiet machine.
 const QM_BACK_SECS: u64 = 90;
-/// Much is tried in one boot: two to three minutes on a quiet machine.
-const TIMEOUT: Duration = Duration::from_secs(600);
 /// Blocks of 4 KiB that QM's own journal may have given up on the full disk.
 const DISK_FREE_BLOCKS: u64 = (16 << 20) >> 12;
 /// What the host's eater holds of the memory.
@@ -177,7 +173,7 @@ pub(crate) fn freedom_from_interference(on: On) {
     set(&mut board, &["qm", "pids_max"], json!(ffi_limits::PIDS_MAX));
     // The script lifts memory.high in the end.
     set(&mut board, &["mend_drift"], json!(false));
-    let guest = on.guest().board_json(&board).timeout(TIMEOUT);
+    let guest = on.guest().board_json(&board);
     let guest = guest.put(in_qm.path(), QM_SCRIPT).put(in_nested.path(), NESTED_SCRIPT);
     let script = format!(
         "in_qm={QM_SCRIPT} in_nested={NESTED_SCRIPT} eater_percent={HOST_EATER_PERCENT}\n\

@@ -1,15 +1,10 @@
 //! One disk over several boots: QM's data stays, and one day its partition is gone.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::var_qm::qm_is_held;
 use super::{LOOK, reboots_where_asked};
 use crate::{On, Seen, set};
-
-/// Five boots, 20 s each on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The script is begun again by each boot, and counts them on the host's
 /// partition. QM's entry is taken out of the GPT as partitioning tools do it: both
@@ -61,7 +56,7 @@ echo "boots $boot"
 pub(crate) fn var_qm_gone_at_the_fifth_boot(on: On) {
     let mut board = on.board_file();
     set(&mut board, &["image", "partitions", "var_qm", "wait_secs"], json!(2));
-    let guest = on.guest().board_json(&board).timeout(TIMEOUT);
+    let guest = on.guest().board_json(&board);
     let outcome = guest.run_with(&format!("{LOOK}{SCRIPT}"), reboots_where_asked);
     let outcome = outcome.unwrap();
     let seen = Seen::new(&outcome);

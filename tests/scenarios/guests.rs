@@ -63,6 +63,12 @@ echo "admit_m $(plimsoll guest admit m)"
 vm m 100; sleep 1.5; kill -9 $(cat /tmp/pid); sleep 3
 echo "peak $(cat /root/peaks/m)"
 echo "admit_m_again $(plimsoll guest admit m)"
+# A disk that takes nothing more costs the number, and nothing else.
+rm -r /root/peaks; echo 1 >/root/peaks
+vm m 120; sleep 1.5; kill -9 $(cat /tmp/pid); sleep 3
+echo "not_kept $(dmesg | grep -c 'guest m: its peak is not kept in /root/peaks')"
+echo "admit_m_then $(plimsoll guest admit m)"
+echo "revivals $(plimsoll status --json | sed 's/.*"revivals":\([0-9]*\).*/\1/')"
 echo "dmesg $(dmesg | grep -c 'Out of memory\|oom-kill')"
 "#;
 
@@ -79,7 +85,7 @@ pub(crate) fn guests_share_a_pool(on: On) {
         "list": [guest("a", 256), guest("b", 128), guest("c", 64), measured]
     });
     set(&mut board, &["guests"], guests);
-    let guest = on.guest().memory("2G").board_json(&board);
+    let guest = on.waiting_guest().memory("2G").board_json(&board);
     let seen = Seen::new(&guest.run(SCRIPT).unwrap());
     let number = |key: &str| seen.number(key);
 
@@ -131,5 +137,8 @@ pub(crate) fn guests_share_a_pool(on: On) {
     assert_eq!(limit("admit_m"), 437 * MIB + 64 * MIB * 25 / 1000, "{seen}");
     assert!((100 * MIB..120 * MIB).contains(&number("peak")), "{seen}");
     assert_eq!(limit("admit_m_again"), number("peak") + 32 * MIB, "{seen}");
+    assert!(number("not_kept") >= 1, "{seen}");
+    assert_eq!(limit("admit_m_then"), limit("admit_m_again"), "{seen}");
+    assert_eq!(number("revivals"), 1, "{seen}");
     assert_eq!(number("dmesg"), 0, "{seen}");
 }

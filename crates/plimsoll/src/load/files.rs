@@ -13,9 +13,9 @@ const READ_BYTES: usize = 64 << 10;
 /// page may take 2 s.
 const PAGES_A_LOOK: u64 = 16;
 
-/// It thrashes for so long, in microseconds, and rests for as long: that is
-/// pressure, and leaves an emulated CPU to others half of the time. Or it rests
-/// for longer, and less is to be emulated.
+/// It thrashes for so long, in microseconds, or until its disk has answered, and
+/// rests for as long: that is pressure, and leaves an emulated CPU to others half of
+/// the time. Or it rests for longer, and less is to be emulated.
 const SPELL_US: u64 = 100_000;
 
 /// How a file is read.
@@ -88,16 +88,17 @@ pub(crate) fn thrash(path: &str, amount_mib: u64, secs: u64, rests: u64) -> Done
     let end = sys::now_us().saturating_add(secs.saturating_mul(1_000_000));
     let mut offset: usize = 0;
     let mut touched: u64 = 0;
-    let mut rest_at = sys::now_us().saturating_add(SPELL_US);
-    while sys::now_us() < end {
+    let mut begin = sys::now_us();
+    while begin < end {
         for _ in 0..PAGES_A_LOOK {
             mapped.touch_at(offset);
             offset = offset.wrapping_add(page());
         }
         touched += PAGES_A_LOOK;
-        if sys::now_us() >= rest_at {
-            sys::sleep_us(SPELL_US.saturating_mul(rests));
-            rest_at = sys::now_us().saturating_add(SPELL_US);
+        let spell = sys::now_us().saturating_sub(begin);
+        if spell >= SPELL_US {
+            sys::sleep_us(spell.saturating_mul(rests));
+            begin = sys::now_us();
         }
     }
     say(format_args!("touched {touched}"));
