@@ -165,8 +165,7 @@ pub(crate) fn clocks_are_set_and_the_guest_paused(on: On) {
     set(&mut board, &["image", "partitions", "var_qm", "relative_size"], json!(0.5));
     let disk = Disk { bytes: 256 << 20, var_qm: Some(VarQm::new(128 << 20)) };
     let script = format!("{LOOK}{SPIN}{}", CLOCKS.replace("PERIOD", &PERIOD_SECS.to_string()));
-    let guest =
-        on.waiting_guest().board_json(&board).disks([disk]);
+    let guest = on.waiting_guest().board_json(&board).disks([disk]);
     let outcome = guest.run_with(&script, |line, host| {
         if line == "pause" {
             host.qmp("stop", json!({}))?;

@@ -7,6 +7,8 @@ use super::VMM;
 use crate::{On, Seen, set};
 
 const MIB: u64 = 1 << 20;
+/// The overhead of the guests with a formula.
+const FIXED: u64 = 384 * MIB;
 
 /// `p` is a QEMU whose guest does not run, `l` one with Linux; `h` a server that
 /// means no good.
@@ -21,6 +23,7 @@ worker() { plimsoll status --json | sed 's/.*"worker":\([0-9]*\).*/\1/'; }
 # What the supervisor has used of the CPU, in ticks of 10 ms.
 ticks() { cut -d' ' -f14,15 /proc/$1/stat | sed 's/ /+/' | xargs -I{} sh -c 'echo $(({}))'; }
 
+echo "mem_total $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
 echo "early $(plimsoll guest resize p 768M 2>&1)"
 echo "admit $(plimsoll guest admit p)"
 vmm p $paused
@@ -49,7 +52,14 @@ echo "grown $(tail -n 1 /tmp/grow)"; state grown l
 plimsoll guest resize l 1280M >/tmp/half 2>&1 & client=$!
 until_list l '"resize".*"memory_bytes":\([5-9][0-9]\{8\}\|1[0-9]\{9\}\)'; plimsoll guest stop l >/dev/null; wait $client; echo "half_status $?"
 echo "half $(tail -n 1 /tmp/half)"; sleep 2.5; state half l; echo "half_requested $(requested l)"
-begin=$(ms); plimsoll guest resize l 384M >/tmp/shrink 2>&1; echo "shrink_status $?"; echo "shrink_ms $(($(ms) - begin))"
+# Its balloon has taken most of it: 256 MiB more are not available, and longer than a
+# balloon that says nothing would hold it up.
+balloon() { qmp l "\"balloon\", \"arguments\": {\"value\": $(($1 << 20))}" >/dev/null; }
+ballooned() { qmp l '"query-balloon"' | sed 's/[^0-9]//g'; }
+balloon 16; for i in $(seq 300); do [ $(ballooned) -gt $((48 << 20)) ] || break; sleep 0.2; done
+plimsoll guest resize l 256M >/tmp/shrink 2>&1 & client=$!
+until_list l 'held: too little is available'; sleep 7; state squeezed l; echo "squeezed_requested $(requested l)"
+balloon 256; wait $client; echo "shrink_status $?"
 echo "shrunk $(tail -n 1 /tmp/shrink)"; sleep 2.5; state shrunk l
 echo "totals $(sed -n 's/^total //p' /tmp/console | tr '\r\n' '  ')"
 echo "kills $(sed -n 's/^oom_kill //p' $cg/vm-l/memory.events)"; cat /tmp/grow /tmp/shrink /tmp/half >&2
@@ -78,12 +88,11 @@ pub(crate) fn a_guests_memory_changes(on: On) {
             "memory": memory, "memory_max": max
         })
     };
-    // Alone in the pool, `p` has all of it: the same sum as for the others.
+    // Alone in the pool, `p` has all of it.
     let mut pooled = guest("p", "512M", "1536M");
     pooled["model"] = "pool".into();
     let list = [pooled, guest("l", "256M", "1280M"), guest("h", "64M", "128M")];
-    let guests =
-        json!({ "model": "fixed", "overhead": "384M", "reserve": "384M", "list": list });
+    let guests = json!({ "model": "fixed", "overhead": "384M", "reserve": "10%", "list": list });
     set(&mut board, &["guests"], guests);
     let guest = on.guest().memory("4G").board_json(&board).with_qemu();
     let seen = Seen::new(&guest.run(&format!("{VMM}{SCRIPT}{LINUX}{HOSTILE}")).unwrap());
@@ -97,48 +106,59 @@ fn parsed(seen: &Seen, key: &str) -> Value {
     serde_json::from_str(seen.get(key)).unwrap_or_else(|error| panic!("{key}: {error}\n{seen}"))
 }
 
-/// The limit is the memory and 384 MiB, in the kernel's file and in the list.
-fn limit(seen: &Seen, at: &str, memory_mib: u64) {
-    seen.expect(&format!("{at}_max"), (memory_mib + 384) * MIB);
+/// The limit is the memory and what else there is, in the kernel's file and in the
+/// list.
+fn limit(seen: &Seen, at: &str, memory_mib: u64, overhead: u64) {
+    let bytes = memory_mib * MIB + overhead;
+    // The kernel's is of whole pages.
+    assert_eq!(seen.number(&format!("{at}_max")), bytes & !4095, "{at}\n{seen}");
     let list = parsed(seen, &format!("{at}_list"));
     assert_eq!(list["memory_bytes"], memory_mib * MIB, "{at}: {list}\n{seen}");
-    assert_eq!(list["limit_bytes"], (memory_mib + 384) * MIB, "{at}: {list}\n{seen}");
+    assert_eq!(list["limit_bytes"], bytes, "{at}: {list}\n{seen}");
 }
 
 fn paused(seen: &Seen) {
     assert!(seen.get("early").contains("answers on its qmp socket"), "{seen}");
-    assert_eq!(parsed(seen, "admit")["admitted"]["limit_bytes"], 896 * MIB, "{seen}");
-    limit(seen, "paused", 512);
+    // The pool counts in pages of 64 KiB, which are any kernel's.
+    let reserve = (seen.number("mem_total") * 1024 / 10) & !0xffff;
+    assert_eq!(parsed(seen, "admit")["admitted"]["limit_bytes"], 512 * MIB + reserve, "{seen}");
+    limit(seen, "paused", 512, reserve);
     let range = format!("allowed is {} to {} bytes", 512 * MIB, 1536 * MIB);
     assert!(seen.get("range").contains(&range), "{seen}");
     // Raised before it was asked, and back when it is not asked any more.
-    limit(seen, "held", 768);
+    limit(seen, "held", 768, reserve);
     seen.expect("held_requested", 256 * MIB);
     seen.expect("stop_status", 1);
     let stopped = parsed(seen, "stopped");
     assert_eq!(stopped["stopped"]["resize"]["state"], "stopped", "{seen}");
     assert_eq!(stopped["stopped"]["resize"]["left_bytes"], 256 * MIB, "{seen}");
-    limit(seen, "stopped", 512);
+    limit(seen, "stopped", 512, reserve);
     seen.expect("stopped_requested", 0);
-    limit(seen, "other", 640);
+    limit(seen, "other", 640, reserve);
     assert_eq!(parsed(seen, "gone_list")["memory_bytes"], 512 * MIB, "{seen}");
 }
 
 fn linux(seen: &Seen) {
-    limit(seen, "linux", 256);
-    for (at, status) in [("grow", "grown"), ("shrink", "shrunk")] {
+    limit(seen, "linux", 256, FIXED);
+    for (at, status, mib) in [("grow", "grown", 384), ("shrink", "shrunk", 256)] {
         seen.expect(&format!("{at}_status"), 0);
         let resize = parsed(seen, status)["resized"]["resize"].clone();
         assert_eq!(resize["state"], "done", "{seen}");
-        assert_eq!(resize["memory_bytes"], 384 * MIB, "{seen}");
-        limit(seen, status, 384);
+        assert_eq!(resize["memory_bytes"], mib * MIB, "{seen}");
+        limit(seen, status, mib, FIXED);
     }
     seen.expect("half_status", 1);
     let half = parsed(seen, "half")["stopped"]["resize"].clone();
     let reached = half["memory_bytes"].as_u64().unwrap();
     assert!((500_000_000..1280 * MIB).contains(&reached), "{seen}");
-    limit(seen, "half", reached / MIB);
+    limit(seen, "half", reached / MIB, FIXED);
     seen.expect("half_requested", reached - 256 * MIB);
+    // As long as the guest has too little, it is asked for nothing.
+    let squeezed = parsed(seen, "squeezed_list");
+    assert_eq!(squeezed["resize"]["state"], "held: too little is available", "{seen}");
+    assert!(squeezed["resize"]["missing_bytes"].as_u64().unwrap() < 288 * MIB, "{seen}");
+    let has = squeezed["memory_bytes"].as_u64().unwrap();
+    seen.expect("squeezed_requested", has - 256 * MIB);
     // The guest's own view: it had more than its QEMU began with.
     let totals = seen.get("totals").split_whitespace().map(|total| total.parse::<u64>().unwrap());
     let most = totals.max().unwrap_or(0);

@@ -101,8 +101,7 @@ pub(crate) fn libvirts_old_factor_kills(on: On) {
     let guest = on.guest().with_qemu().board_json(&board);
     let mut disk = guest.board().disk();
     disk.bytes = 1 << 30;
-    let seen =
-        Seen::new(&guest.disks([disk]).run(&format!("{VMM}{SCRIPT}")).unwrap());
+    let seen = Seen::new(&guest.disks([disk]).run(&format!("{VMM}{SCRIPT}")).unwrap());
     println!("{seen}");
     let of = |name: &str, what: &str| seen.number(&format!("{name}_{what}"));
     seen.expect("swap", 0);

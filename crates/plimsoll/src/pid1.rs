@@ -108,7 +108,9 @@ pub(crate) fn recover() -> ! {
     }
     let mut words: Vec<&CStr, { PAYLOADS_MAX + 1 }> = Vec::new();
     let _ = words.push(RESUMED);
-    words.extend(texts.iter().map(|text| &**text));
+    for text in &texts {
+        let _ = words.push(text);
+    }
     sys::exec_self(&words);
     // Nothing is left but to be there and reap: the kernel must have a PID 1.
     loop {

@@ -122,15 +122,9 @@ impl Link {
             if let Some(asked) = hosting.sized(&mut Linux, at, &sizes, gate, now) {
                 session.request(asked);
             }
-            if moves {
-                session.hurry(now);
-            }
         }
         let Some((socket, session)) = &mut self.connection else { return Ok(()) };
-        if hosting.moves(at) {
-            session.hurry(now);
-        }
-        if let Some(question) = session.ask(now)? {
+        if let Some(question) = session.ask(now, hosting.moves(at))? {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let sent = rustix::net::send(socket, question.as_bytes(), flags);
             if sent != Ok(question.len()) {
@@ -162,7 +156,8 @@ impl Link {
 
 /// What the machine allows, while the guest's memory changes.
 fn gate(before: &mut [Option<Stall>; 2], hosting: &Hosting<'_>, cgroup: &str, moves: bool) -> Gate {
-    let mut gate = Gate { available: 0, pressed: false, vmm_pressed: false };
+    let margin = hosting.margin_bytes();
+    let mut gate = Gate { available: 0, margin, pressed: false, vmm_pressed: false };
     if !moves {
         *before = [None; 2];
         return gate;
@@ -182,8 +177,7 @@ fn gate(before: &mut [Option<Stall>; 2], hosting: &Hosting<'_>, cgroup: &str, mo
         }
     }
     let mut buf = [0; 256];
-    let available = Meminfo::parse(read_text(&mut Linux, "/proc/meminfo", &mut buf)).available;
-    gate.available = available.saturating_sub(hosting.margin_bytes());
+    gate.available = Meminfo::parse(read_text(&mut Linux, "/proc/meminfo", &mut buf)).available;
     gate
 }
 

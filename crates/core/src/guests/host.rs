@@ -92,9 +92,9 @@ impl<'a> Hosting<'a> {
         let reserve_permyriad = if any { guests.values.get(Field::Reserve) } else { 0 };
         let keeps = !guests.peaks.is_empty();
         let mut hosted = Vec::new();
-        for guest in guests.list {
+        for guest in &guests.list {
             // As many as there may be.
-            let _ = hosted.push(Hosted::new(guest, keeps));
+            let _ = hosted.push(Hosted::new(guest.clone(), keeps));
         }
         Self {
             hosted,

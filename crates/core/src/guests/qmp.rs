@@ -1,5 +1,7 @@
-//! The QEMU Machine Protocol, as far as memory goes: what a guest has, and what
-//! its virtio-mem devices are asked to have (docs/interop/qmp-spec of QEMU).
+//! The QEMU Machine Protocol, as far as memory goes: what a guest has, what its
+//! virtio-mem devices are asked to have (docs/interop/qmp-spec of QEMU), and while
+//! that changes what its virtio-balloon says is available in it (docs/interop/
+//! virtio-balloon-stats).
 //!
 //! One question at a time. What comes is the VMM's, which a guest may have taken
 //! over: what isn't the answer to the question is passed over, and a size that is
@@ -23,6 +25,8 @@ pub const ASK_BYTES_MAX: usize = 256;
 pub const DEVICES_MAX: usize = 4;
 /// Longest id of a device, in bytes; libvirt's have ten (`virtiomem0`).
 const ID_MAX: usize = 64;
+/// Name of a guest's balloon, which is libvirt's.
+const BALLOON: &str = "balloon0";
 /// How long an answer may take, in microseconds: 5 s. QEMU answers between two
 /// turns of its main loop, which a snapshot may hold up.
 const ANSWER_US: u64 = 5_000_000;
@@ -51,6 +55,18 @@ pub struct Sizes {
     pub fixed: u64,
     /// The devices, in QEMU's order.
     pub devices: Vec<Device, DEVICES_MAX>,
+    /// What is available in the guest, where its balloon says so.
+    pub available: Available,
+}
+
+/// The guest's MemAvailable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Available {
+    /// In bytes; without a balloon, or from a driver that doesn't know, more than
+    /// there is.
+    pub bytes: u64,
+    /// When it was said, in seconds of the host's clock; 0: never.
+    pub at_secs: u64,
 }
 
 impl Sizes {
@@ -139,6 +155,8 @@ enum Question {
     Base,
     Devices,
     Request,
+    Polling,
+    Statistics,
 }
 
 /// What is known of one connection.
@@ -156,6 +174,11 @@ pub struct Session {
     /// What the devices are to be asked for, and how many of them still.
     request: Sizes,
     left: usize,
+    /// What is available was asked since the last look at the devices.
+    watched: bool,
+    /// Whether there is a balloon that counts; `None` while nobody asked.
+    balloon: Option<bool>,
+    available: Available,
 }
 
 impl Session {
@@ -172,6 +195,9 @@ impl Session {
             base: 0,
             request: Sizes::default(),
             left: 0,
+            watched: false,
+            balloon: None,
+            available: Available::default(),
         }
     }
 
@@ -180,7 +206,7 @@ impl Session {
     /// # Errors
     /// The session is over.
     pub fn hear(&mut self, message: &[u8], now: u64) -> Result<Option<Sizes>, Fault> {
-        let Message { kind, id, base, mut sizes } = Message::read(message)?;
+        let Message { kind, id, base, mut sizes, available } = Message::read(message)?;
         match kind {
             Kind::Greeting if !self.greeted => {
                 (self.greeted, self.waits) = (true, false);
@@ -193,20 +219,26 @@ impl Session {
             Kind::Return | Kind::Error if self.greeted && self.waits && id == Some(self.id) => {}
             _ => return Ok(None),
         }
-        if kind == Kind::Error {
-            return Err(Fault::Refused);
-        }
         (self.waits, self.next_us) = (false, now);
-        match self.question {
+        let asked = core::mem::replace(&mut self.question, Question::Devices);
+        self.watched = matches!(asked, Question::Polling | Question::Statistics);
+        match asked {
+            Question::Polling => {
+                let there = kind == Kind::Return;
+                self.balloon = Some(there);
+                self.available.bytes = if there { 0 } else { u64::MAX };
+            }
+            Question::Statistics => self.available = available,
+            _ if kind == Kind::Error => return Err(Fault::Refused),
             Question::Capabilities => self.question = Question::Base,
             Question::Base => {
-                self.base = base.filter(|base| Field::Memory.allows(*base)).ok_or(Fault::Size)?;
-                self.question = Question::Devices;
+                self.base = Some(base).filter(|it| Field::Memory.allows(*it)).ok_or(Fault::Size)?;
             }
-            Question::Request => self.question = Question::Devices,
+            Question::Request => {}
             Question::Devices => {
                 self.next_us = now.saturating_add(LOOK_US);
                 sizes.fixed = sizes.fixed.saturating_add(self.base);
+                sizes.available = self.available;
                 let whole = sizes.fixed.saturating_add(sizes.max());
                 return if Field::Memory.allows(whole) {
                     Ok(Some(sizes))
@@ -225,15 +257,19 @@ impl Session {
     }
 
     /// Looks again soon: something changes.
-    pub fn hurry(&mut self, now: u64) {
+    fn hurry(&mut self, now: u64) {
         self.next_us = self.next_us.min(now.saturating_add(HURRY_US));
     }
 
-    /// The next question, if it is time for one.
+    /// The next question, if it is time for one. Who follows a change is told sooner,
+    /// and what is available too.
     ///
     /// # Errors
     /// The session is over.
-    pub fn ask(&mut self, now: u64) -> Result<Option<String<ASK_BYTES_MAX>>, Fault> {
+    pub fn ask(&mut self, now: u64, follows: bool) -> Result<Option<String<ASK_BYTES_MAX>>, Fault> {
+        if follows {
+            self.hurry(now);
+        }
         if self.waits {
             return if now >= self.until_us { Err(Fault::Late) } else { Ok(None) };
         }
@@ -242,23 +278,41 @@ impl Session {
             self.left -= 1;
         } else if now < self.next_us {
             return Ok(None);
+        } else if follows && !self.watched && self.question == Question::Devices {
+            match self.balloon {
+                None => self.question = Question::Polling,
+                Some(true) => self.question = Question::Statistics,
+                Some(false) => {}
+            }
         }
         self.id = self.id.wrapping_add(1);
-        let (id, mut text) = (self.id, String::new());
-        let written = match self.question {
-            Question::Capabilities => write!(text, r#"{{"execute":"qmp_capabilities","#),
-            Question::Base => write!(text, r#"{{"execute":"query-memory-size-summary","#),
-            Question::Devices => write!(text, r#"{{"execute":"query-memory-devices","#),
+        let (verb, name, property, value) = match self.question {
+            Question::Capabilities => ("qmp_capabilities", "", "", None),
+            Question::Base => ("query-memory-size-summary", "", "", None),
+            Question::Devices => ("query-memory-devices", "", "", None),
             Question::Request => {
-                let Device { id, requested, .. } =
-                    self.request.devices.get(self.left).ok_or(Fault::Size)?;
+                let device = self.request.devices.get(self.left).ok_or(Fault::Size)?;
+                ("qom-set", &*device.id, "requested-size", Some(device.requested))
+            }
+            Question::Polling => ("qom-set", BALLOON, "guest-stats-polling-interval", Some(1)),
+            Question::Statistics => ("qom-get", BALLOON, "guest-stats", None),
+        };
+        let mut text = String::new();
+        let mut write = || {
+            write!(text, r#"{{"execute":"{verb}","#)?;
+            if !name.is_empty() {
                 write!(
                     text,
-                    r#"{{"execute":"qom-set","arguments":{{"path":"/machine/peripheral/{id}","property":"requested-size","value":{requested}}},"#
-                )
+                    r#""arguments":{{"path":"/machine/peripheral/{name}","property":"{property}""#
+                )?;
+                if let Some(value) = value {
+                    write!(text, r#","value":{value}"#)?;
+                }
+                text.write_str("},")?;
             }
+            writeln!(text, r#""id":{}}}"#, self.id)
         };
-        written.and_then(|()| writeln!(text, r#""id":{id}}}"#)).map_err(|_| Fault::Text)?;
+        write().map_err(|_| Fault::Text)?;
         (self.waits, self.until_us) = (true, now.saturating_add(ANSWER_US));
         Ok(Some(text))
     }
@@ -291,8 +345,9 @@ struct Message {
     kind: Kind,
     id: Option<u64>,
     /// `base-memory`
-    base: Option<u64>,
+    base: u64,
     sizes: Sizes,
+    available: Available,
 }
 
 /// A memory device, as far as it was read.
@@ -310,46 +365,52 @@ impl Message {
         let (mut message, mut element) = (Self::default(), Element::default());
         while let Some(value) = walk.next(text).map_err(|_| Fault::Text)? {
             let raw = value.span.text(text);
-            let size = || decimal(raw).filter(|_| !raw.starts_with('+')).ok_or(Fault::Size);
-            match walk.path() {
-                "QMP" => message.kind = Kind::Greeting,
-                "return" => message.kind = Kind::Return,
-                "error" => message.kind = Kind::Error,
-                "event" if raw == r#""MEMORY_DEVICE_SIZE_CHANGE""# => message.kind = Kind::Changed,
-                "id" => message.id = decimal(raw),
-                "return.base-memory" => message.base = Some(size()?),
-                path => {
-                    let Some((_, member)) =
-                        path.strip_prefix("return[").and_then(|rest| split_once(rest, b']'))
-                    else {
-                        continue;
-                    };
-                    let device = &mut element.device;
-                    match member {
-                        // The next one begins.
-                        "" => message.add(core::mem::take(&mut element))?,
-                        ".type" => {
-                            element.virtio_mem = raw == r#""virtio-mem""#;
-                            element.dimm = raw == r#""dimm""#;
-                        }
-                        ".data.id" => {
-                            let plain = |c: u8| {
-                                c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')
-                            };
-                            let id = unquoted(raw).filter(|id| id.bytes().all(plain));
-                            device.id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
-                        }
-                        ".data.size" => device.size = size()?,
-                        ".data.requested-size" => device.requested = size()?,
-                        ".data.max-size" => device.max = size()?,
-                        ".data.block-size" => device.block = size()?,
-                        _ => {}
-                    }
+            let path = walk.path();
+            // Of an element of a list, what follows its index.
+            let member = path.strip_prefix("return[").and_then(|rest| split_once(rest, b']'));
+            let key = member.map_or(path, |(_, member)| member);
+            let device = &mut element.device;
+            let size = match key {
+                "return.base-memory" => &mut message.base,
+                "return.last-update" => &mut message.available.at_secs,
+                "return.stats.stat-available-memory" => &mut message.available.bytes,
+                ".data.size" => &mut device.size,
+                ".data.requested-size" => &mut device.requested,
+                ".data.max-size" => &mut device.max,
+                ".data.block-size" => &mut device.block,
+                _ => {
+                    message.word(&mut element, key, raw)?;
+                    continue;
                 }
-            }
+            };
+            *size = decimal(raw).filter(|_| !raw.starts_with('+')).ok_or(Fault::Size)?;
         }
         message.add(element)?;
         Ok(message)
+    }
+
+    /// Takes what is no size.
+    fn word(&mut self, element: &mut Element, key: &str, raw: &str) -> Result<(), Fault> {
+        match key {
+            "QMP" => self.kind = Kind::Greeting,
+            "return" => self.kind = Kind::Return,
+            "error" => self.kind = Kind::Error,
+            "event" if raw == r#""MEMORY_DEVICE_SIZE_CHANGE""# => self.kind = Kind::Changed,
+            "id" => self.id = decimal(raw),
+            // The next element begins.
+            "" => self.add(core::mem::take(element))?,
+            ".type" => {
+                element.virtio_mem = raw == r#""virtio-mem""#;
+                element.dimm = raw == r#""dimm""#;
+            }
+            ".data.id" => {
+                let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+                let id = unquoted(raw).filter(|id| id.bytes().all(plain));
+                element.device.id = id.and_then(|id| id.try_into().ok()).unwrap_or_default();
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn add(&mut self, element: Element) -> Result<(), Fault> {

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use super::MIB;
-use super::qmp::Sizes;
+use super::qmp::{Available, Sizes};
 use crate::json::{Json, standing};
 
 /// What is asked for at once, in bytes: two memory blocks of Linux as they mostly
@@ -14,6 +14,11 @@ const STEP_BYTES: u64 = 256 * MIB;
 /// doubled each time, at most 60 s. Its driver tries again by itself after 50 s, and
 /// at most 300.
 const NUDGE_US: core::ops::RangeInclusive<u64> = 5_000_000..=60_000_000;
+
+/// How long a guest's balloon may take to say for the first time what is available,
+/// in microseconds: 5 s. It is asked each second. A guest without a driver for it
+/// never does.
+const SILENT_US: u64 = 5_000_000;
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +30,8 @@ pub enum State {
     /// There is pressure: on the machine where it grows, in the VMM where it
     /// shrinks.
     Pressed,
-    /// So many bytes more have to be available on the machine.
+    /// So many bytes more have to be available: on the machine where it grows, in the
+    /// guest where it shrinks.
     Short(u64),
     /// So many bytes are promised to others.
     Promised(u64),
@@ -57,8 +63,10 @@ impl State {
 /// What the machine allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// MemAvailable less what is to stay, in bytes.
+    /// MemAvailable, in bytes.
     pub available: u64,
+    /// What of it is to stay, here and in the guest.
+    pub margin: u64,
     /// Whether its tasks stand still for memory or io.
     pub pressed: bool,
     /// Whether the VMM's do.
@@ -76,6 +84,10 @@ pub struct Resize {
     size: u64,
     moved_us: u64,
     nudge_us: u64,
+    /// When the guest said last what is available in it; what it had then, and what
+    /// it had when it said so before: it may have counted at any time between.
+    said_secs: u64,
+    had: [u64; 2],
 }
 
 impl Resize {
@@ -83,7 +95,17 @@ impl Resize {
     #[must_use]
     pub fn new(size: u64, target: u64) -> Self {
         let (state, nudge_us) = (State::Moving, *NUDGE_US.start());
-        Self { target, stop: false, state, begun: None, size, moved_us: 0, nudge_us }
+        Self {
+            target,
+            stop: false,
+            state,
+            begun: None,
+            size,
+            moved_us: 0,
+            nudge_us,
+            said_secs: 0,
+            had: [0; 2],
+        }
     }
 
     /// Stays where it is.
@@ -114,7 +136,11 @@ impl Resize {
         if self.begun.is_none() || whole != self.size {
             (self.size, self.moved_us, self.nudge_us) = (whole, now, *NUDGE_US.start());
         }
-        self.begun.get_or_insert((whole, now));
+        let (_, begun_us) = *self.begun.get_or_insert((whole, now));
+        let Available { bytes, at_secs } = sizes.available;
+        if at_secs != self.said_secs {
+            (self.said_secs, self.had) = (at_secs, [self.had[1], size]);
+        }
         if self.is_over() {
             return None;
         }
@@ -139,9 +165,16 @@ impl Resize {
             return Some(sizes.asked_for(requested));
         }
         let step = goal.abs_diff(size).min(STEP_BYTES);
-        self.state = match step.checked_sub(gate.available) {
-            _ if if grows { gate.pressed } else { gate.vmm_pressed } => State::Pressed,
-            Some(missing @ 1..) if grows => State::Short(missing),
+        let (available, pressed) = match grows {
+            true => (gate.available, gate.pressed),
+            false if at_secs == 0 && now.saturating_sub(begun_us) >= SILENT_US => {
+                (u64::MAX, gate.vmm_pressed)
+            }
+            false => (bytes.saturating_sub(self.had[0].saturating_sub(size)), gate.vmm_pressed),
+        };
+        self.state = match step.saturating_add(gate.margin).checked_sub(available) {
+            _ if pressed => State::Pressed,
+            Some(missing @ 1..) => State::Short(missing),
             _ => State::Moving,
         };
         if self.state != State::Moving {

@@ -62,7 +62,7 @@ pub(super) fn read<K: Kernel>(kernel: &mut K, disk: &Name) -> Result<Option<Tabl
         return Ok(Some(table));
     }
     let sectors = devices::attribute(kernel, disk, "size")?.unwrap_or(0);
-    match (sectors / (block_bytes / SECTOR)).checked_sub(1) {
+    match sectors.checked_div(block_bytes / SECTOR).and_then(|blocks| blocks.checked_sub(1)) {
         Some(last) => read_copy(kernel, disk, block_bytes, last),
         None => Ok(None),
     }
@@ -161,8 +161,9 @@ impl Table {
 /// bytes in the order of its text.
 fn guid(raw: [u8; 16]) -> Uuid {
     let mut text = raw;
-    for field in [0..4, 4..6, 6..8] {
-        text[field].reverse();
-    }
+    text.swap(0, 3);
+    text.swap(1, 2);
+    text.swap(4, 5);
+    text.swap(6, 7);
     Uuid(text)
 }

@@ -17,7 +17,8 @@ pub(super) fn check(data: &[u8]) {
     for (line, now) in data.split(|byte| *byte == b'\n').zip((0..).map(|at| at * STEP_US)) {
         match session.hear(line, now) {
             Ok(Some(sizes)) => {
-                let gate = Gate { available: u64::MAX, pressed: false, vmm_pressed: false };
+                let gate =
+                    Gate { available: u64::MAX, margin: 0, pressed: false, vmm_pressed: false };
                 within(&sizes);
                 if let Some(asked) = resize.next(&sizes, gate, now) {
                     within(&asked);
@@ -28,7 +29,7 @@ pub(super) fn check(data: &[u8]) {
             Ok(None) => {}
             Err(_) => return,
         }
-        match session.ask(now + STEP_US / 2) {
+        match session.ask(now + STEP_US / 2, true) {
             Ok(Some(question)) => {
                 assert!(question.len() <= ASK_BYTES_MAX && question.ends_with("}\n"));
                 let question: serde_json::Value = serde_json::from_str(&question).expect("JSON");

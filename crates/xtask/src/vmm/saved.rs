@@ -21,18 +21,21 @@ use crate::qemu::qmp::Qmp;
 /// Its /init.
 pub(super) const INIT: &str = include_str!("../../../../qemu/vmm-init");
 /// Its modules, as far as they aren't built in.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
     "virtio_mem",
+    "virtio_balloon",
 ];
-/// Its memory: 256 MiB, and 1 GiB that it may be given.
+/// Its memory: 256 MiB, and 1 GiB that it may be given. Its balloon tells what is
+/// available.
 const MEMORY: &str = "-m 256M,maxmem=4G \
     -object memory-backend-ram,id=vmem-ram,size=1G \
-    -device virtio-mem-pci,id=vmem,memdev=vmem-ram,requested-size=0";
+    -device virtio-mem-pci,id=vmem,memdev=vmem-ram,requested-size=0 \
+    -device virtio-balloon-pci,id=balloon0";
 /// Longest time for its boot, or for saving it: 7 s of CPU time.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked at.

@@ -140,7 +140,7 @@ fn who_does_not_run_yet_gives_back_what_is_above_its_share() {
     }
 }
 
-const OPEN: Gate = Gate { available: u64::MAX, pressed: false, vmm_pressed: false };
+const OPEN: Gate = Gate { available: u64::MAX, margin: 0, pressed: false, vmm_pressed: false };
 
 /// Guests `a` of 512 MiB that may become 1 GiB, and `b`, both running.
 fn resizable(kernel: &mut FakeKernel, model: &str, more: &str) -> Hosting<'static> {

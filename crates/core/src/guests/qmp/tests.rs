@@ -1,7 +1,7 @@
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::{ANSWER_US, Device, Fault, Session, Sizes};
+use super::{ANSWER_US, Available, Device, Fault, HURRY_US, Session, Sizes};
 
 const MIB: u64 = 1 << 20;
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2+dfsg-7+deb12u18"}, "capabilities": ["oob"]}}"#;
@@ -12,16 +12,19 @@ fn device(id: &str, size: u64, requested: u64) -> String {
     )
 }
 
+pub(in crate::guests) const NO_BALLOON: Available = Available { bytes: u64::MAX, at_secs: 0 };
+
 /// A guest with one device of 1 GiB.
 pub(in crate::guests) fn sizes(fixed: u64, size: u64, requested: u64) -> Sizes {
     let id = "vm0".try_into().unwrap();
     let device = Device { id, size, requested, max: 1024 * MIB, block: 2 * MIB };
-    Sizes { fixed, devices: [device].into_iter().collect() }
+    Sizes { fixed, devices: [device].into_iter().collect(), available: NO_BALLOON }
 }
 
 /// A VMM that answers.
 struct Vmm {
     session: Session,
+    follows: bool,
     asked: Vec<String>,
 }
 
@@ -29,12 +32,12 @@ impl Vmm {
     fn new() -> Self {
         let mut session = Session::new(0);
         assert_eq!(session.hear(GREETING.as_bytes(), 0), Ok(None));
-        Self { session, asked: Vec::new() }
+        Self { session, follows: false, asked: Vec::new() }
     }
 
     /// The next question; its answer has `body` besides the id.
     fn answer(&mut self, wanted: &str, body: &str, now: u64) -> Result<Option<Sizes>, Fault> {
-        let asked = self.session.ask(now).unwrap().expect(wanted);
+        let asked = self.session.ask(now, self.follows).unwrap().expect(wanted);
         assert!(asked.ends_with("}\n"), "{asked}");
         let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
         assert_eq!(asked["execute"], wanted);
@@ -68,7 +71,7 @@ fn a_session_from_greeting_to_request() {
     assert_eq!((sizes.size(), sizes.requested(), sizes.max()), (256 * MIB, 512 * MIB, 1024 * MIB));
     assert_eq!(sizes.claimed(), 1280 * MIB);
     // Asked again a second later, or soon after a change.
-    assert_eq!(vmm.session.ask(1000), Ok(None));
+    assert_eq!(vmm.session.ask(1000, false), Ok(None));
     assert_eq!(vmm.session.deadline_us(), 1_001_000);
     let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "MEMORY_DEVICE_SIZE_CHANGE", "data": {"id": "vm0", "size": 1, "qom-path": "/x"}}"#;
     assert_eq!(vmm.session.hear(event.as_bytes(), 2000), Ok(None));
@@ -95,7 +98,10 @@ fn devices_are_filled_from_the_first_and_emptied_from_the_last() {
         block: 2 * MIB,
         ..Device::default()
     };
-    let of = |sizes: [u64; 3]| Sizes { fixed: 0, devices: sizes.into_iter().map(device).collect() };
+    let of = |sizes: [u64; 3]| Sizes {
+        devices: sizes.into_iter().map(device).collect(),
+        ..Sizes::default()
+    };
     for (had, total, wanted) in [
         ([0, 0, 0], 1500, [1024, 476, 0]),
         ([1024, 512, 256], 1500, [1024, 476, 0]),
@@ -112,10 +118,49 @@ fn devices_are_filled_from_the_first_and_emptied_from_the_last() {
     }
 }
 
+/// As QEMU 10 answers.
+#[test]
+fn a_balloon_says_what_is_available() {
+    let mut vmm = Vmm::known();
+    // Asked again at once, as the supervisor does, nothing is due.
+    let available = |vmm: &mut Vmm, now| {
+        let available = vmm.devices(&[], now).unwrap().unwrap().available;
+        assert_eq!(vmm.session.ask(now, true), Ok(None));
+        available
+    };
+    // Nobody asked.
+    assert_eq!(available(&mut vmm, 0), Available::default());
+    vmm.follows = true;
+    assert_eq!(vmm.answer("qom-set", r#""return": {}"#, HURRY_US), Ok(None));
+    assert_eq!(available(&mut vmm, HURRY_US), Available::default());
+    let never =
+        r#""error": {"class": "GenericError", "desc": "guest hasn't updated any stats yet"}"#;
+    assert_eq!(vmm.answer("qom-get", never, 2 * HURRY_US), Ok(None));
+    assert_eq!(available(&mut vmm, 2 * HURRY_US), Available::default());
+    let said = r#""return": {"stats": {"stat-htlb-pgfail": 0, "stat-swap-out": 0, "stat-available-memory": 410329088, "stat-free-memory": 18446744073709551615}, "last-update": 1764100000}"#;
+    assert_eq!(vmm.answer("qom-get", said, 3 * HURRY_US), Ok(None));
+    let wanted = Available { bytes: 410_329_088, at_secs: 1_764_100_000 };
+    assert_eq!(available(&mut vmm, 3 * HURRY_US), wanted);
+    let balloon = |property: &str| serde_json::json!({"path": "/machine/peripheral/balloon0", "property": property});
+    let mut polling = balloon("guest-stats-polling-interval");
+    polling["value"] = 1.into();
+    vmm.asked.retain(|asked| asked != "null");
+    let wanted = [polling, balloon("guest-stats"), balloon("guest-stats")];
+    assert_eq!(vmm.asked, wanted.map(|asked| asked.to_string()));
+    // There is none: it is not asked again.
+    let mut vmm = Vmm::known();
+    vmm.follows = true;
+    let none = r#""error": {"class": "DeviceNotFound", "desc": "Device 'balloon0' not found"}"#;
+    assert_eq!(vmm.answer("qom-set", none, 0), Ok(None));
+    for look in 1..=2 {
+        assert_eq!(available(&mut vmm, look * HURRY_US), NO_BALLOON);
+    }
+}
+
 #[test]
 fn what_is_not_the_answer_is_passed_over() {
     let mut vmm = Vmm::known();
-    vmm.session.ask(0).unwrap().unwrap();
+    vmm.session.ask(0, false).unwrap().unwrap();
     let id = vmm.session.id;
     for message in [
         GREETING.to_string(),
@@ -130,14 +175,14 @@ fn what_is_not_the_answer_is_passed_over() {
         assert_eq!(vmm.session.hear(message.as_bytes(), 1), Ok(None), "{message}");
         assert!(vmm.session.waits, "{message}");
     }
-    assert_eq!(vmm.session.ask(ANSWER_US - 1), Ok(None));
-    assert_eq!(vmm.session.ask(ANSWER_US), Err(Fault::Late));
+    assert_eq!(vmm.session.ask(ANSWER_US - 1, false), Ok(None));
+    assert_eq!(vmm.session.ask(ANSWER_US, false), Err(Fault::Late));
     // Not even a greeting.
-    assert_eq!(Session::new(7).ask(7 + ANSWER_US), Err(Fault::Late));
+    assert_eq!(Session::new(7).ask(7 + ANSWER_US, false), Err(Fault::Late));
     // Before it, nothing is an answer.
     let mut session = Session::new(0);
     assert_eq!(session.hear(br#"{"return": {}, "id": 0}"#, 0), Ok(None));
-    assert_eq!(session.ask(1), Ok(None));
+    assert_eq!(session.ask(1, false), Ok(None));
 }
 
 #[test]
@@ -178,7 +223,7 @@ fn no_text_is_too_hostile() {
     let whole = format!(r#"{{"return": [{}], "id": 3}}"#, device("vm0", 0, 0));
     for end in 0..whole.len() {
         let mut vmm = Vmm::known();
-        vmm.session.ask(0).unwrap();
+        vmm.session.ask(0, false).unwrap();
         assert_eq!(vmm.session.hear(&whole.as_bytes()[..end], 0), Err(Fault::Text), "{end}");
     }
     let deep = "[".repeat(5000);

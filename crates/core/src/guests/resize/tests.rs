@@ -1,10 +1,10 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::guests::qmp::tests::sizes;
+use crate::guests::qmp::tests::{NO_BALLOON, sizes};
 
 const SECOND_US: u64 = 1_000_000;
-const OPEN: Gate = Gate { available: u64::MAX, pressed: false, vmm_pressed: false };
+const OPEN: Gate = Gate { available: u64::MAX, margin: 0, pressed: false, vmm_pressed: false };
 
 /// A guest of 512 MiB and one device.
 struct Guest {
@@ -12,6 +12,7 @@ struct Guest {
     size: u64,
     requested: u64,
     now: u64,
+    available: Available,
     asked: VecDeque<u64>,
 }
 
@@ -19,11 +20,13 @@ impl Guest {
     fn new(size_mib: u64, target_mib: u64) -> Self {
         let size = size_mib * MIB;
         let resize = Resize::new((512 + size_mib) * MIB, target_mib * MIB);
-        Self { resize, size, requested: size, now: SECOND_US, asked: VecDeque::new() }
+        let (available, asked) = (NO_BALLOON, VecDeque::new());
+        Self { resize, size, requested: size, now: SECOND_US, available, asked }
     }
 
     fn look(&mut self, gate: Gate) -> State {
-        let sizes = sizes(512 * MIB, self.size, self.requested);
+        let mut sizes = sizes(512 * MIB, self.size, self.requested);
+        sizes.available = self.available;
         if let Some(asked) = self.resize.next(&sizes, gate, self.now) {
             self.requested = asked.requested();
             self.asked.push_back(self.requested / MIB);
@@ -84,10 +87,42 @@ fn gates_hold_the_next_step() {
     assert_eq!(shrinks.look(vmm_pressed), State::Pressed);
     assert_eq!(shrinks.asked.len(), 0);
     // Memory that is short on the machine, and pressure, are what it helps against.
-    assert_eq!(
-        shrinks.look(Gate { pressed: true, available: 0, vmm_pressed: false }),
-        State::Moving
-    );
+    assert_eq!(shrinks.look(Gate { pressed: true, available: 0, ..OPEN }), State::Moving);
+}
+
+#[test]
+fn a_guest_that_has_too_little_is_not_shrunk() {
+    let margin = Gate { margin: 32 * MIB, ..OPEN };
+    let says = |mib: u64, at_secs| Available { bytes: mib * MIB, at_secs };
+    let mut guest = Guest::new(1024, 512);
+    // Its balloon has yet to say.
+    guest.available = says(0, 0);
+    assert_eq!(guest.look(margin), State::Short(288 * MIB));
+    guest.available = says(200, 7);
+    assert_eq!(guest.look(margin), State::Short(88 * MIB));
+    assert_eq!(guest.asked.len(), 0);
+    guest.available = says(600, 8);
+    assert_eq!(guest.look(margin), State::Moving);
+    assert_eq!(guest.asked, [768]);
+    // What it has given since it said so is not there any more, and it may have said
+    // the next number before it gave it.
+    guest.size = guest.requested;
+    assert_eq!(guest.look(margin), State::Moving);
+    guest.size = guest.requested;
+    assert_eq!(guest.look(margin), State::Short(200 * MIB));
+    guest.available = says(400, 9);
+    assert_eq!(guest.look(margin), State::Short(288 * MIB));
+    guest.available = says(400, 10);
+    assert_eq!(guest.look(margin), State::Moving);
+    assert_eq!(guest.asked, [768, 512, 256]);
+}
+
+#[test]
+fn a_balloon_without_a_driver_holds_nothing_up() {
+    let mut guest = Guest::new(1024, 512);
+    guest.available = Available::default();
+    while guest.look(OPEN) != State::Moving {}
+    assert!(guest.now > SILENT_US && guest.now < SILENT_US + 2 * SECOND_US, "{}", guest.now);
 }
 
 #[test]
