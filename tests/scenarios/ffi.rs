@@ -173,7 +173,7 @@ pub(crate) fn freedom_from_interference(on: On) {
     set(&mut board, &["qm", "pids_max"], json!(ffi_limits::PIDS_MAX));
     // The script lifts memory.high in the end.
     set(&mut board, &["mend_drift"], json!(false));
-    let guest = on.guest().board_json(&board).qemu_args(["-smp", "1"]);
+    let guest = on.guest().board_json(&board);
     let guest = guest.put(in_qm.path(), QM_SCRIPT).put(in_nested.path(), NESTED_SCRIPT);
     let script = format!(
         "in_qm={QM_SCRIPT} in_nested={NESTED_SCRIPT} eater_percent={HOST_EATER_PERCENT}\n\

@@ -12,8 +12,8 @@ pub(super) const PIDS_MAX: u64 = 400;
 /// reclaimed is, and a charge above it waits the longer, the further it is above.
 const OVERAGE_PERCENT: u64 = 12;
 /// What the same work of the host takes at most beside a QM that does its worst:
-/// so many times as long, and some milliseconds more. One thread emulates both
-/// CPUs: each has half of it, and waits in vain for a lock that the other holds.
+/// so many times as long, and some milliseconds more. QM's reclaim is done by the
+/// kernel, on the one emulated CPU.
 const SLOWDOWN_MAX: u64 = 10;
 const SLOWDOWN_MS: u64 = 1500;
 
