@@ -17,16 +17,6 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
-/// Runs `command` with our own standard streams; an error if it fails.
-pub fn run(command: &mut Command) -> Result<()> {
-    let name = name(command);
-    let status = command.status().with_context(|| format!("cannot run {name}"))?;
-    if !status.success() {
-        bail!("{name}: {status}");
-    }
-    Ok(())
-}
-
 /// Whether a program of that name is on PATH or in a directory for
 /// administrators, which an ordinary user's PATH lacks.
 #[must_use]

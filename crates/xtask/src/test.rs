@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that has to hold, in the order in which it
 //! fails soonest.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::arch::Arch;
 use crate::packages::Suite;
@@ -42,7 +43,49 @@ pub fn all(steps: Steps) -> Result<()> {
     steps.run("licences and bans", deny::check)?;
     install::for_boards(&Arch::ALL, steps)?;
     budgets(Suite::Bookworm, steps)?;
-    command::run(&mut cargo(&["test", "--package=xtask", "--test=boot", "--", GUESTS]))
+    scenarios()
+}
+
+/// The scenarios, and at the end what failed in few words: each shows all that its
+/// guest said.
+fn scenarios() -> Result<()> {
+    let mut command = cargo(&["test", "--package=xtask", "--test=boot", "--", GUESTS]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let mut failures = Failures::default();
+    for line in BufReader::new(child.stdout.take().context("it is piped")?).lines() {
+        let line = line?;
+        println!("{line}");
+        failures.hear(&line);
+    }
+    if !child.wait()?.success() {
+        bail!("scenarios failed\n{}", failures.said);
+    }
+    Ok(())
+}
+
+/// Where scenarios failed, out of what the test harness says.
+#[derive(Default)]
+struct Failures {
+    said: String,
+    /// The next line is what a panic said.
+    panicked: bool,
+}
+
+impl Failures {
+    fn hear(&mut self, line: &str) {
+        let of = |begin: &str, end: &str| line.strip_prefix(begin)?.strip_suffix(end);
+        if let Some(name) = of("---- ", " stdout ----") {
+            self.said += &format!("{name}\n");
+        } else if line.starts_with("thread '") && line.contains("panicked at ") {
+            let at = line.split("panicked at ").last().unwrap_or_default();
+            self.said += &format!("    at {at}\n");
+            self.panicked = true;
+            return;
+        } else if self.panicked || line.starts_with("  left: ") || line.starts_with(" right: ") {
+            self.said += &format!("    {line}\n");
+        }
+        self.panicked = false;
+    }
 }
 
 /// Measures and prints all budgets; an error if one is broken.
@@ -68,4 +111,27 @@ fn cargo(args: &[&str]) -> Command {
 
 fn run(steps: Steps, what: &str, mut command: Command) -> Result<()> {
     steps.run(what, || command::output(&mut command).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Failures;
+
+    #[test]
+    fn what_failed_in_few_words() {
+        let said = "test a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n\n\
+            thread 'a::b' (7) panicked at tests/x.rs:9:5:\n\
+            assertion `left == right` failed: --- the guest printed\n\
+            key 1\n\n  left: 1\n right: 2\n\n\nfailures:\n    a::b\n";
+        let mut failures = Failures::default();
+        said.lines().for_each(|line| failures.hear(line));
+        let wanted = [
+            "a::b",
+            "    at tests/x.rs:9:5:",
+            "    assertion `left == right` failed: --- the guest printed",
+            "      left: 1",
+            "     right: 2",
+        ];
+        assert_eq!(failures.said.lines().collect::<Vec<_>>(), wanted);
+    }
 }
