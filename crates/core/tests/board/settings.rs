@@ -1,5 +1,7 @@
 //! The agent's settings: in the board file, by `set`, in status.
 
+use std::sync::LazyLock;
+
 use plimsoll_core::agent::settings::{CGROUPS_MAX, Knob, Memcg, Origin, Settings, SwapKind, set};
 use plimsoll_core::board::keys::{self, Kind};
 use plimsoll_core::json::Json;
@@ -340,6 +342,12 @@ fn what_status_shows_can_be_set() {
     }
 }
 
+/// Every knob, set.
+static WHOLE_REQUEST: LazyLock<String> = LazyLock::new(|| {
+    let text = as_text(&accepted(EVERY_KEY, |board| board.agent.clone()));
+    format!(r#"{{"command":"set",{}"#, &text[1..])
+});
+
 proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(4096))]
 
@@ -347,9 +355,7 @@ proptest! {
     fn any_request_is_refused_or_gives_settings_in_range(
         edits in proptest::collection::vec(hostile::edit(), 0..6),
     ) {
-        let text = as_text(&accepted(EVERY_KEY, |board| board.agent.clone()));
-        let request = format!(r#"{{"command":"set",{}"#, &text[1..]);
-        let request = hostile::edited(&request, edits);
+        let request = hostile::edited(&WHOLE_REQUEST, edits);
         let (settings, mut changed) = (Settings::default(), Settings::default());
         let mut faults = Faults::default();
         let is_set = set(&mut changed, &mut request.clone(), &mut faults);
