@@ -106,6 +106,8 @@ above period_pressure $(($(count period_pressure) + 1)); counters gate
 # Asked for again and again, beside children that are being killed.
 compact '"period_secs":600,"psi_percent_limit":0'
 hammer most_pressed
+# The last of them counts too.
+idle; sleep 0.2
 counters pressed
 # One alone rests half of the time, so that memory and io come to 100 % at most.
 kill ${thrash% *}; thrash=${thrash##* }
