@@ -57,7 +57,7 @@ echo "half $(tail -n 1 /tmp/half)"; sleep 2.5; state half l; echo "half_requeste
 balloon() { qmp l "\"balloon\", \"arguments\": {\"value\": $(($1 << 20))}" >/dev/null; }
 # An event, which may come after the answer, says the same.
 left() { qmp l '"query-balloon"' | sed -n 's/.*"actual": \([0-9]*\).*/\1/p'; }
-balloon 96; for i in $(seq 300); do now=$(left); [ ${now:-$((1 << 30))} -gt $((97 << 20)) ] || break; sleep 0.2; done
+balloon 48; for i in $(seq 300); do now=$(left); [ ${now:-$((1 << 30))} -gt $((49 << 20)) ] || break; sleep 0.2; done
 plimsoll guest resize l 256M >/tmp/shrink 2>&1 & client=$!
 until_list l 'held: too little is available'; sleep 7; state squeezed l; echo "squeezed_requested $(requested l)"
 balloon 256; wait $client; echo "shrink_status $?"
