@@ -24,7 +24,7 @@ impl On {
         let guest = Guest::new(self.board, self.suite).expect("the board can be built");
         // One thread emulates both CPUs of others. With much to do, one waits in vain
         // for locks that the other holds: a third more time, and QM is felt by it.
-        if self.board.contains("systemd") { guest.qemu_args(["-smp", "1"]) } else { guest }
+        if xtask::rootfs::is_of_board(self.board) { guest.qemu_args(["-smp", "1"]) } else { guest }
     }
 
     /// A guest in which minutes go by in seconds, the same on a busy machine as

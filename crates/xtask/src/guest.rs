@@ -39,7 +39,7 @@ use crate::stream::{read_control, spool};
 /// Memory of a guest unless said otherwise: the 2 GiB of the documented board.
 const MEMORY: &str = "2G";
 /// A guest that says nothing for so long is given up: 15 min. The longest scenario
-/// takes three on a quiet machine, and how busy a machine is proves nothing.
+/// takes three to five, and how busy a machine is proves nothing.
 const TIMEOUT: Duration = Duration::from_mins(15);
 /// From the last answer to power-off: file systems of a few hundred MiB.
 const POWER_OFF: Duration = Duration::from_secs(60);
