@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use xtask::disk::{Disk, VarQm};
 use xtask::guest::Guest;
+use xtask::packages::Suite;
 
 use super::LOOK;
 use crate::{On, Seen, set};
@@ -167,7 +168,11 @@ fn guest(on: On, agent: &Value) -> Guest {
     set(&mut board, &["image", "partitions", "var_qm", "relative_size"], json!(0.75));
     set(&mut board, &["agent"], agent.clone());
     let disk = Disk { bytes: image_bytes, var_qm: Some(VarQm::new(var_qm_bytes)) };
-    on.waiting_guest().board_json(&board).disks([disk])
+    let guest = on.waiting_guest().board_json(&board).disks([disk]);
+    // One of the aarch64 CPUs notes by itself what it used, as every x86_64 does.
+    // With those that don't, 7.2 may take one in 64 of the hot pages: docs/agent.md.
+    let notes = on.board == "qemu-aarch64" && on.suite == Suite::Sid;
+    if notes { guest.qemu_args(["-cpu", "cortex-a76"]) } else { guest }
 }
 
 /// Of a process that holds much and uses little, the little stays; with
@@ -262,18 +267,22 @@ fn what_is_swapped(seen: &Seen) {
 
 /// `busy` waits for the disk and has 24 MiB that it does not use, `thrash` has
 /// less memory than it uses. `calm` has 64 MiB of a process that is gone, and a
-/// child that can be made to thrash. All rest most of the time: that is pressure
-/// enough, and an emulated CPU's work is most of what this takes.
+/// child that can be made to wait for the disk: pressure without refaults, which
+/// would put evictions off too. All rest most of the time: that is pressure enough,
+/// and an emulated CPU's work is most of what this takes.
 const PRESSURE: &str = r#"
 dd if=/dev/zero of=/var/qm/thrash bs=1M count=16 2>/dev/null
-cp /var/qm/thrash /var/qm/thrash2; sync; echo 1 >/proc/sys/vm/drop_caches
+sync; echo 1 >/proc/sys/vm/drop_caches
+reader() {
+    run $1 reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=64 iflag=direct; do sleep 0.4; done'
+}
 make qm/busy; make qm/thrash; make qm/calm
 run qm/busy busy load file $(file busy 24) 24 0 400
 run qm/calm calm load file $(file calm 64) 64 0 0 read; wait $!
 resident busy
-make qm/calm/thrash
-for name in thrash calm/thrash; do echo 8M >$top/qm/$name/memory.max; done
-run qm/busy reader sh -c 'while dd if=/dev/vda of=/dev/null bs=16k count=64 iflag=direct; do sleep 0.4; done'
+make qm/calm/waits
+echo 8M >$top/qm/thrash/memory.max
+reader qm/busy
 run qm/thrash thrash load thrash /var/qm/thrash 16 400 9
 count_of() { count "memcg_stops_total{reason=\"$1_pressure\"}"; }
 some() { [ $("$@") -gt 0 ]; }
@@ -290,7 +299,7 @@ for name in busy thrash; do echo "psi/$name $(cat $top/qm/$name/io.pressure $top
 plimsoll set '{"memcg":{"period_psi_percent_limit":100,"eviction_psi_percent_limit":100,
     "cgroups":[{"path":"/qm/calm","eviction_psi_percent_limit":1}]}}' >/dev/null
 echo "begun_secs $(until_true 90 some stat qm/calm pgsteal)"
-run qm/calm/thrash calm_thrash load thrash /var/qm/thrash2 16 400 9
+reader qm/calm/waits
 echo "stopped_secs $(until_true 60 some count_of eviction)"
 echo "stopped/calm $(mib qm/calm)"; counts stopped
 echo "open_secs $(until_true 90 below qm/busy 10)"
