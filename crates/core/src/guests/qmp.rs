@@ -62,8 +62,7 @@ pub struct Sizes {
 /// The guest's MemAvailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Available {
-    /// In bytes; without a balloon, or from a driver that doesn't know, more than
-    /// there is.
+    /// In bytes; without a balloon, or from one that doesn't know, more than there is.
     pub bytes: u64,
     /// When it was said, in seconds of the host's clock; 0: never.
     pub at_secs: u64,
@@ -393,7 +392,7 @@ impl Message {
     fn word(&mut self, element: &mut Element, key: &str, raw: &str) -> Result<(), Fault> {
         match key {
             "QMP" => self.kind = Kind::Greeting,
-            "return" => self.kind = Kind::Return,
+            "return" => (self.kind, self.available.bytes) = (Kind::Return, u64::MAX),
             "error" => self.kind = Kind::Error,
             "event" if raw == r#""MEMORY_DEVICE_SIZE_CHANGE""# => self.kind = Kind::Changed,
             "id" => self.id = decimal(raw),
