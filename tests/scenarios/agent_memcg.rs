@@ -170,7 +170,7 @@ fn guest(on: On, agent: &Value) -> Guest {
     let disk = Disk { bytes: image_bytes, var_qm: Some(VarQm::new(var_qm_bytes)) };
     let guest = on.waiting_guest().board_json(&board).disks([disk]);
     // One of the aarch64 CPUs notes by itself what it used, as every x86_64 does.
-    // With those that don't, 7.2 may take one in 64 of the hot pages: docs/agent.md.
+    // With those that don't, 7.2 takes some of the hot pages as well: docs/agent.md.
     let notes = on.board == "qemu-aarch64" && on.suite == Suite::Sid;
     if notes { guest.qemu_args(["-cpu", "cortex-a76"]) } else { guest }
 }
